@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""AArch64: a static and a shared library with a C header."""

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The core: knows no single pass and no single target."""
