@@ -28,6 +28,7 @@ from sparsec.compiler.pattern import (
 )
 
 Floats = npt.NDArray[np.float32]
+_DENSE = Dense()
 
 __all__ = [
     "NM",
@@ -98,7 +99,7 @@ class Quant:
 class Encoding:
     """A pattern and a precision; `quant` None means float32."""
 
-    pattern: Pattern = Dense()
+    pattern: Pattern = _DENSE
     quant: Quant | None = None
 
     def __str__(self) -> str:

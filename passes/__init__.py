@@ -1,2 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Graph transformations, one file each."""
+"""The transformations: one file each, found by name through the table below."""
+
+PASSES: dict[str, str] = {
+    "fold-batchnorm": "sparsec.passes.fold_batchnorm:FoldBatchnorm",
+    "fold-constants": "sparsec.passes.fold_constants:FoldConstants",
+    "fuse-layernorm": "sparsec.passes.fuse_layernorm:FuseLayernorm",
+    "prune-blocks": "sparsec.passes.prune_blocks:PruneBlocks",
+    "quantize": "sparsec.passes.quantize:Quantize",
+}
+"""Pass name -> ``module:Class``; modules are imported on first use."""
