@@ -15,7 +15,7 @@ from typing import Any, cast
 import onnx_ir as ir
 
 from sparsec.compiler.errors import ModelError
-from sparsec.models.packages import PACKAGES, Package
+from sparsec.models.pins import PACKAGES, Package
 from sparsec.models.runner import Arrays, Run, Split
 
 

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from sparsec.compiler.errors import ModelError, ToolchainError
-from sparsec.models import packages
+from sparsec.models import packages, pins
 
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
 def package(monkeypatch):
-    pinned = packages.Package("toy", "1.0", "MIT", {"toy/w.bin": hashlib.sha256(b"weights").hexdigest()})
+    pinned = pins.Package("toy", "1.0", "MIT", {"toy/w.bin": hashlib.sha256(b"weights").hexdigest()})
     monkeypatch.setattr(packages, "PACKAGES", {"toy": pinned})
     return pinned
 
@@ -30,8 +30,8 @@ def place(store, content):
 
 def test_requirements_file_lists_the_same_pins():
     lines = (ROOT / "requirements-models.txt").read_text().splitlines()
-    pins = {re.split(r"\s*#", line)[0] for line in lines} - {""}
-    assert pins == {package.requirement for package in packages.PACKAGES.values()}
+    listed = {re.split(r"\s*#", line)[0] for line in lines} - {""}
+    assert listed == {package.requirement for package in pins.PACKAGES.values()}
 
 
 def test_file_in_place_needs_no_pip(package, tmp_path, monkeypatch):

