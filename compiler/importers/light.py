@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A model without its large weights, for ONNX's C++ code, which takes and returns serialized bytes."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import onnx
+import onnx_ir as ir
+
+from sparsec.compiler.importers.limits import SMALL_WEIGHT_ELEMENTS
+
+
+@contextmanager
+def _weights_as_inputs(model: ir.Model) -> Iterator[dict[str, ir.TensorProtocol]]:
+    """Turn large weights into trailing graph inputs, and put everything back on the way out."""
+    graph = model.graph
+    order = list(graph.initializers.values())
+    large = [v for v in order if v.const_value is not None and v.const_value.size > SMALL_WEIGHT_ELEMENTS]
+    inputs = list(graph.inputs)
+    tensors = {str(v.name): v.const_value for v in large if v.const_value is not None}
+    try:
+        for value in large:
+            graph.initializers.pop(str(value.name))
+            graph.inputs.append(value)
+        yield tensors
+    finally:
+        graph.inputs.clear()
+        graph.inputs.extend(inputs)
+        graph.initializers.clear()
+        for value in order:
+            graph.register_initializer(value)
+
+
+def light_proto(model: ir.Model) -> tuple[onnx.ModelProto, dict[str, ir.TensorProtocol]]:
+    """Serialize a model without its large weights.
+
+    Args:
+        model: any model; left as it was.
+
+    Returns:
+        The model's proto, in which each large weight is a graph input behind the true ones, and the
+        weights that were left out, by name.
+    """
+    with _weights_as_inputs(model) as tensors:
+        return ir.to_proto(model), tensors
+
+
+def restore_weights(proto: onnx.ModelProto, tensors: dict[str, ir.TensorProtocol]) -> ir.Model:
+    """Undo :func:`light_proto` on what C++ code made of the proto.
+
+    Args:
+        proto: a model in which the names of ``tensors`` are graph inputs.
+        tensors: the weights that were left out, by name.
+
+    Returns:
+        A model of its own; it shares the weights' memory.
+    """
+    model = ir.from_proto(proto)
+    inputs = list(model.graph.inputs)
+    model.graph.inputs.clear()
+    for value in inputs:
+        if value.name not in tensors:
+            model.graph.inputs.append(value)
+            continue
+        value.const_value = tensors[value.name]
+        model.graph.register_initializer(value)
+    return model

@@ -1,0 +1,223 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Static shapes: input dimensions are pinned, and every other shape follows by inference."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import onnx
+import onnx_ir as ir
+from onnx import shape_inference
+
+from sparsec.compiler.errors import ModelError, UnsupportedError
+from sparsec.compiler.importers.light import light_proto
+from sparsec.compiler.importers.limits import MAX_SHAPE_ELEMENTS, MAX_TENSOR_BYTES
+
+Reporter = Callable[[str], None]
+
+
+def pin_inputs(
+    model: ir.Model, shapes: Mapping[str, Sequence[int]] | None, reporter: Reporter | None
+) -> None:
+    """Give each graph input a static shape, in place.
+
+    A symbolic dimension that is pinned on one input holds for all inputs that use its name. What is left of
+    leading dimensions becomes 1.
+
+    Args:
+        model: a model whose graph inputs are tensors.
+        shapes: whole shapes by input name.
+        reporter: is told of each leading dimension that was set to 1.
+
+    Raises:
+        ModelError: an input of ``shapes`` does not exist, contradicts the model, or a dimension stays open.
+    """
+    wanted = dict(shapes or {})
+    names = [str(value.name) for value in model.graph.inputs]
+    unknown = sorted(set(wanted) - set(names))
+    if unknown:
+        msg = f"Shape for input {unknown[0]!r}: the model has no such input. Its inputs are {_quoted(names)}."
+        raise ModelError(msg)
+    symbols = _bind_symbols(model.graph.inputs, wanted)
+    for value in model.graph.inputs:
+        value.shape = ir.Shape(_static_dims(value, wanted.get(str(value.name)), symbols, reporter))
+
+
+def _quoted(names: Sequence[str]) -> str:
+    return ", ".join(repr(name) for name in names) or "none"
+
+
+def _bind_symbols(inputs: Sequence[ir.Value], wanted: Mapping[str, Sequence[int]]) -> dict[str, int]:
+    symbols: dict[str, int] = {}
+    for value in inputs:
+        asked = wanted.get(str(value.name))
+        if asked is None:
+            continue
+        for index, (dim, size) in enumerate(zip(_declared(value, asked), asked, strict=True)):
+            _check_dim(value, index, dim, size)
+            if isinstance(dim, str) and symbols.setdefault(dim, size) != size:
+                msg = (
+                    f"Input {value.name!r}, dimension {index}: {size} was asked for, but dimension {dim!r} "
+                    f"is {symbols[dim]} in another input. Give both the same size."
+                )
+                raise ModelError(msg)
+    return symbols
+
+
+def _declared(value: ir.Value, asked: Sequence[int]) -> list[int | str | None]:
+    """The dimensions the model declares; None is open, a string is an open one with a name."""
+    if value.shape is None:
+        return [None] * len(asked)
+    dims = [d if isinstance(d, int) else d.value for d in value.shape.dims]
+    if len(dims) != len(asked):
+        msg = (
+            f"Input {value.name!r} has {len(dims)} dimensions ({_text(dims)}), but the shape given for it has "
+            f"{len(asked)} ({_text(asked)})."
+        )
+        raise ModelError(msg)
+    return [None if isinstance(d, int) and d < 0 else d for d in dims]
+
+
+def _check_dim(value: ir.Value, index: int, dim: int | str | None, size: int) -> None:
+    if size < 1:
+        msg = f"Input {value.name!r}, dimension {index}: the size given is {size}; it must be at least 1."
+        raise ModelError(msg)
+    if isinstance(dim, int) and dim != size:
+        msg = f"Input {value.name!r}, dimension {index} is {dim} in the model, but {size} in the shape given."
+        raise ModelError(msg)
+
+
+def _static_dims(
+    value: ir.Value, asked: Sequence[int] | None, symbols: Mapping[str, int], reporter: Reporter | None
+) -> list[int]:
+    if asked is not None:
+        return [int(size) for size in asked]
+    if value.shape is None:
+        msg = f"Input {value.name!r} has no shape in the model. Give one, as in '--shape {value.name}=1x3x224x224'."
+        raise ModelError(msg)
+    dims = [_bound(d, symbols) for d in value.shape.dims]
+    if dims and dims[0] is None:
+        dims[0] = 1
+        if reporter is not None:
+            reporter(f"Input {value.name!r}: the leading dimension is dynamic; it is set to 1.")
+    if None in dims:
+        index = dims.index(None)
+        example = "x".join(str(d) if d is not None else "224" for d in dims)
+        msg = (
+            f"Input {value.name!r}, dimension {index} ({_text(value.shape.dims)}) is dynamic; a compiled model has "
+            f"static shapes. Give them, as in '--shape {value.name}={example}'."
+        )
+        raise ModelError(msg)
+    return [d for d in dims if d is not None]
+
+
+def _bound(dim: int | ir.SymbolicDim, symbols: Mapping[str, int]) -> int | None:
+    if isinstance(dim, int):
+        return dim if dim >= 0 else None
+    return symbols.get(dim.value) if dim.value else None
+
+
+def _text(dims: Sequence[object]) -> str:
+    return "x".join(str(d) if str(d) != "None" else "?" for d in dims)
+
+
+def infer_shapes(model: ir.Model) -> str | None:
+    """Infer type and shape of every value of the main graph from the inputs alone, in place.
+
+    What the file said about values between inputs and outputs is dropped first: exporters leave symbolic
+    shapes there that stop the inference.
+
+    Args:
+        model: a model with static inputs.
+
+    Returns:
+        What strict inference objected to, if it did; shapes that could be found are set all the same.
+    """
+    for node in model.graph:
+        for value in node.outputs:
+            value.shape = None
+    proto, _ = light_proto(model)
+    by_value = _longest_vector(proto) <= MAX_SHAPE_ELEMENTS
+    objection = None
+    try:
+        inferred = shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=by_value)
+    except shape_inference.InferenceError as error:
+        objection = " ".join(str(error).split())
+        inferred = shape_inference.infer_shapes(proto, check_type=False, strict_mode=False, data_prop=by_value)
+    _merge(model.graph, inferred.graph)
+    return objection
+
+
+def _longest_vector(proto: onnx.ModelProto) -> int:
+    """The longest integer vector that joining or repeating makes: following it by value could cost all memory."""
+    if not any(node.op_type in ("Concat", "Tile", "Expand") for node in proto.graph.node):
+        return 0
+    makers = {name for n in proto.graph.node if n.op_type in ("Concat", "Tile", "Expand") for name in n.output}
+    inferred = shape_inference.infer_shapes(proto, data_prop=False)
+    lengths = [
+        info.type.tensor_type.shape.dim[0].dim_value
+        for info in inferred.graph.value_info
+        if info.name in makers
+        and info.type.tensor_type.elem_type in (onnx.TensorProto.INT32, onnx.TensorProto.INT64)
+        and len(info.type.tensor_type.shape.dim) == 1
+    ]
+    return max(lengths, default=0)
+
+
+def _merge(graph: ir.Graph, inferred: onnx.GraphProto) -> None:
+    infos = {info.name: info.type for info in (*inferred.value_info, *inferred.output)}
+    for node in graph:
+        for value in node.outputs:
+            proto = infos.get(value.name or "")
+            if proto is not None:
+                value.type = ir.serde.deserialize_type_proto_for_type(proto)
+                value.shape = ir.serde.deserialize_type_proto_for_shape(proto)
+
+
+def check_static(model: ir.Model, objection: str | None) -> None:
+    """Refuse a model in which a value's type or shape stayed unknown.
+
+    Args:
+        model: a model after inference.
+        objection: what inference objected to; it becomes part of the message.
+
+    Raises:
+        ModelError: a node contradicts its inputs, or a value is too large.
+        UnsupportedError: an operator's output depends on the data, or is no tensor.
+    """
+    for node in model.graph:
+        for value in node.outputs:
+            if value.name and not _is_static(value):
+                raise _not_static(node, value, objection)
+            if value.name:
+                _check_bytes(node, value)
+
+
+def _is_static(value: ir.Value) -> bool:
+    return isinstance(value.type, ir.TensorType) and value.shape is not None and value.shape.is_static()
+
+
+def _not_static(node: ir.Node, value: ir.Value, objection: str | None) -> ModelError:
+    where = f"Operator {node.op_type!r}, node {node.name!r}, output {value.name!r}"
+    if value.type is not None and not isinstance(value.type, ir.TensorType):
+        return UnsupportedError(f"{where}: is no tensor; sequences, optionals and maps are not supported.")
+    if objection:
+        return ModelError(f"{where}: its shape cannot be inferred. ONNX says: {objection}")
+    found = "unknown" if value.shape is None else _text(value.shape.dims)
+    return UnsupportedError(
+        f"{where}: its shape ({found}) depends on the data; a compiled model has static shapes."
+    )
+
+
+def _check_bytes(node: ir.Node, value: ir.Value) -> None:
+    shape, dtype = value.shape, value.dtype
+    if shape is None or dtype is None or dtype == ir.DataType.STRING:
+        msg = f"Operator {node.op_type!r}, node {node.name!r}: strings are not supported."
+        raise UnsupportedError(msg)
+    elements = 1
+    for dim in shape.numpy():
+        elements *= int(dim)
+    if elements * dtype.itemsize > MAX_TENSOR_BYTES:
+        msg = (
+            f"Operator {node.op_type!r}, node {node.name!r}: its output {value.name!r} of shape "
+            f"{_text(shape.dims)} is larger than {MAX_TENSOR_BYTES} bytes."
+        )
+        raise ModelError(msg)
