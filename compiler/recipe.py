@@ -111,7 +111,7 @@ def _compose(text: str, name: str) -> yaml.Node:
         raise RecipeError(msg)
     depth = 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
-        line = event.start_mark.line + 1
+        line = event.start_mark.line + 1 if event.start_mark else 1
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
             msg = f"Recipe '{name}', line {line}: YAML anchors and aliases are not allowed."
             raise RecipeError(msg)
