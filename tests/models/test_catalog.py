@@ -75,6 +75,7 @@ def test_command_writes_model_and_data(model, tmp_path):
 
 def test_command_lists_and_refuses(capsys):
     assert main([]) == 0
-    assert all(name in capsys.readouterr().out for name in MODELS)
+    listing = capsys.readouterr().out
+    assert all(name in listing for name in MODELS)
     assert main(["nothing"]) == 1
     assert capsys.readouterr().err.startswith("error: Model 'nothing': not in the catalog")

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Photographs and textures as arrays: labelled ImageNet images, and unlabelled ones for calibration and backgrounds."""
+
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sparsec.models.packages import import_tool, verified_file, verified_files
+
+Pixels = NDArray[np.uint8]
+"""An RGB image ``[height, width, 3]``."""
+PHOTOGRAPHS = ("astronaut.png", "chelsea.png", "coffee.png", "motorcycle_left.png", "rocket.jpg")
+TEXTURES = ("brick.png", "grass.png", "gravel.png")
+
+
+def pillow(module: str = "PIL.Image", folder: Path | None = None) -> ModuleType:
+    """A module of Pillow."""
+    return import_tool("pillow", module, folder)
+
+
+def imagenet(folder: Path | None = None) -> list[tuple[Pixels, int]]:
+    """20 validation images of ImageNet with their labels, which the files are named after."""
+    files = verified_files("foolbox", "foolbox/data/imagenet_*.jpg", folder)
+    return [(_read(file, folder), int(file.stem.rpartition("_")[2])) for file in files]
+
+
+def pictures(names: tuple[str, ...], folder: Path | None = None) -> list[Pixels]:
+    """Pictures of `PHOTOGRAPHS` or `TEXTURES`."""
+    return [_read(verified_file("scikit-image", f"skimage/data/{name}", folder), folder) for name in names]
+
+
+def crops(count: int, size: int, seed: int, folder: Path | None = None) -> NDArray[np.uint8]:
+    """Random square parts of photographs, some mirrored: ``[count, size, size, 3]``, the same for the same seed."""
+    random = np.random.RandomState(seed)
+    photographs = pictures(PHOTOGRAPHS, folder)
+    return np.stack([_crop(photographs[index % len(photographs)], size, random, folder) for index in range(count)])
+
+
+def resize(image: Pixels, width: int, height: int, folder: Path | None = None) -> Pixels:
+    """The whole image at another size, bicubic."""
+    module = pillow(folder=folder)
+    return np.asarray(module.fromarray(image).resize((width, height), module.Resampling.BICUBIC))
+
+
+def centre(image: Pixels, shorter: int, size: int, folder: Path | None = None) -> Pixels:
+    """The middle square of `size` pixels after the shorter side has become `shorter`."""
+    scale = shorter / min(image.shape[:2])
+    scaled = resize(image, round(image.shape[1] * scale), round(image.shape[0] * scale), folder)
+    top, left = (scaled.shape[0] - size) // 2, (scaled.shape[1] - size) // 2
+    return scaled[top : top + size, left : left + size]
+
+
+def _read(file: Path, folder: Path | None) -> Pixels:
+    with pillow(folder=folder).open(file) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def _crop(image: Pixels, size: int, random: Any, folder: Path | None) -> Pixels:
+    """A square of half to all of the shorter side."""
+    side = int(min(image.shape[:2]) * random.uniform(0.5, 1.0))
+    top, left = (random.randint(0, extent - side + 1) for extent in image.shape[:2])
+    part = resize(image[top : top + side, left : left + side], size, size, folder)
+    return part[:, ::-1] if random.randint(2) else part

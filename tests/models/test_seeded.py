@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The networks drawn from a seed: what they hold, and that their score notices damage."""
+
+import hashlib
+
+import numpy as np
+import pytest
+
+from sparsec.models.catalog import MODELS
+from sparsec.models.runner import onnxruntime_run
+
+TINY = pytest.mark.parametrize("name", ["tiny-cnn", "tiny-transformer"])
+
+
+@TINY
+def test_needs_no_package(name):
+    assert MODELS[name].packages == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "operators"),
+    [
+        ("tiny-cnn", {"Conv", "Clip", "HardSwish", "HardSigmoid", "GlobalAveragePool", "Add", "Mul", "Gemm"}),
+        ("tiny-transformer", {"LayerNormalization", "Pow", "Softmax", "Erf", "MatMul", "Reshape", "Transpose"}),
+    ],
+)
+def test_covers_the_operators_of_real_networks(name, operators):
+    assert operators <= {node.op_type for node in MODELS[name].build().graph}
+
+
+@TINY
+def test_score_notices_damage(name):
+    model = MODELS[name]
+    run = onnxruntime_run(model.build())
+    random = np.random.RandomState(0)
+
+    def noisy(arrays):
+        return {key: value + random.normal(0, 0.3, value.shape) for key, value in run(arrays).items()}
+
+    def constant(arrays):
+        return {key: np.ones_like(value) for key, value in run(arrays).items()}
+
+    assert model.score(run) == pytest.approx(1, abs=1e-6)
+    assert 0.1 < model.score(noisy) < 0.97
+    assert model.score(constant) == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "digest"), [("tiny-cnn", "8bc14d817d636592"), ("tiny-transformer", "3325ec0966770d80")]
+)
+def test_weights_never_change(name, digest):
+    weights = MODELS[name].build().graph.initializers
+    content = b"".join(weights[key].const_value.tobytes() for key in sorted(weights))
+    assert hashlib.sha256(content).hexdigest()[:16] == digest
