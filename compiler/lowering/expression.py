@@ -74,7 +74,7 @@ class Expression:
         table = {name: function for name, (_, function) in OPERATIONS.items()}
         floats = [np.asarray(arg, np.float32) for arg in args]
         with np.errstate(all="ignore"):
-            return np.asarray(self.evaluate(floats, table, np.float32), np.float32)
+            return np.asarray(self.evaluate(floats, table, lambda value: np.asarray(value, np.float32)), np.float32)
 
     def __str__(self) -> str:
         """Nested form, as read by people: ``min(max(add(a0, a1), 0), 6)``."""

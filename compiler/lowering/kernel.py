@@ -50,8 +50,8 @@ class Kernel(Protocol):
     """Code for one family of ops.
 
     A kernel's function takes pointers only, in this order: activation operands, packed constants in the order of
-    `pack`, epilogue operands, output (further outputs). All arrays are 64-byte aligned except network inputs and
-    outputs, which have the alignment of their type. A kernel never reads beyond its operands' bytes, nor writes beyond its output's.
+    `pack`, epilogue operands, output (further outputs). Pointers have the alignment of their element type, often more.
+    A kernel never reads beyond its operands' bytes, nor writes beyond its output's.
     """
 
     family: str
@@ -60,6 +60,13 @@ class Kernel(Protocol):
         """Specs that compute `op` with a weight of this pattern; dense ones too. Empty if it is not this family's.
 
         `lanes` is the number of float32 in a vector register.
+        """
+        ...
+
+    def prepare(self, spec: KernelSpec) -> KernelSpec | None:
+        """A kernel that must run on the first activation; its result is what `build`'s function reads instead.
+
+        The op of that kernel says how large its result is, as `out_bytes`. None if the activation is read as it is.
         """
         ...
 
@@ -82,7 +89,7 @@ class Kernel(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class FallbackCall:
-    """One function of a fallback: its parameters are ``("input", i)``, ``("constant", i)``, ``("temporary", i)``, ``("output", i)``."""
+    """A function of a fallback; a parameter is ``input``, ``constant``, ``temporary`` or ``output``, and its number."""
 
     symbol: str
     arguments: tuple[tuple[str, int], ...]

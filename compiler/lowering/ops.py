@@ -189,8 +189,8 @@ class RecurrentCell:
     """One step of LSTM, GRU or RNN, after the input projection: all float32, ONNX gate order (iofc, zrh).
 
     Parameters: projected input [gates*hidden] of this step (both biases folded in, but for GRU's linear_before_reset),
-    recurrent weight packed, recurrent bias [hidden] (GRU with linear_before_reset only), state h [hidden] in, state h out,
-    and for LSTM cell c in, c out.
+    recurrent weight packed, recurrent bias [hidden] (GRU with linear_before_reset only), state h [hidden] in, state h
+    out, and for LSTM cell c in, c out.
     """
 
     kind: str

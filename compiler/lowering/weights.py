@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A layer's constant weight as kernels want it: [out, in...], float32 or int8 codes, and the pattern of its zeros."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import onnx_ir as ir
+
+from sparsec.compiler.encoding import EncodedTensor, Quant, classify
+from sparsec.compiler.graph import constant_of
+from sparsec.compiler.lowering.kernel import Array
+
+INT8 = Quant(8, "channel")
+
+
+@dataclass(frozen=True, slots=True)
+class Weight:
+    """A constant weight; arrays have the output channels as their first axis.
+
+    Attributes:
+        values: float32.
+        codes: int8 and None where the weight is not quantized to int8 per output channel.
+        scales: float32 [out], with the codes.
+        pattern: Text form of the pattern asked for, or found in the zeros.
+        density: Share of elements that are not zero.
+    """
+
+    values: Array
+    codes: Array | None
+    scales: Array | None
+    pattern: str
+    density: float
+
+    @property
+    def code_sums(self) -> Array:
+        """int64 [out]: each output channel's sum of codes."""
+        assert self.codes is not None
+        return self.codes.reshape(len(self.codes), -1).sum(axis=1, dtype=np.int64)
+
+    def in_float(self) -> "Weight":
+        """The same weight for a float32 kernel."""
+        return replace(self, codes=None, scales=None)
+
+
+def weight_of(value: ir.Value, axis: int) -> Weight:
+    """The weight behind an initializer whose output channels are at `axis`."""
+    tensor, array = value.const_value, constant_of(value)
+    assert array is not None, value.name
+    values = _leading(array.astype(np.float32), axis)
+    codes = scales = None
+    if isinstance(tensor, EncodedTensor) and tensor.encoding.quant == INT8 and tensor.axis == axis:
+        assert tensor.codes is not None
+        codes, scales = _leading(tensor.codes, axis), tensor.scales
+    return Weight(values, codes, scales, *_pattern(tensor, values))
+
+
+def _pattern(tensor: object, values: Array) -> tuple[str, float]:
+    density = float(np.count_nonzero(values)) / max(1, values.size)
+    if isinstance(tensor, EncodedTensor) and str(tensor.encoding.pattern) != "dense":
+        return str(tensor.encoding.pattern), density
+    return str(classify(values.reshape(len(values), -1))[0]), density
+
+
+def _leading(array: Array, axis: int) -> Array:
+    moved: Array = np.ascontiguousarray(np.moveaxis(array, axis, 0))
+    return moved
