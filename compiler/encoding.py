@@ -116,7 +116,7 @@ class Encoding:
         return cls(parse_pattern(pattern), Quant.parse(quant) if separator else None)
 
 
-class EncodedTensor:
+class EncodedTensor(ir.TensorProtocol):
     """A compressed weight that stands where any ONNX initializer stands.
 
     Implements `onnx_ir.TensorProtocol` as a float32 tensor, so every consumer that asks for `numpy()` gets
@@ -154,7 +154,7 @@ class EncodedTensor:
         self.codes: npt.NDArray[np.int8] | None = None if codes is None else _frozen(codes)
         self.scales: Floats | None = None if scales is None else _frozen(scales)
         self._values: Floats | None = None if values is None else _frozen(values)
-        self.shape = ir.Shape(mask.shape)
+        self.shape: ir.Shape = ir.Shape(mask.shape)
         self.dtype = ir.DataType.FLOAT
         self.doc_string: str | None = None
         self.metadata_props: dict[str, str] = {}

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which layers a compressing pass works on: all but the ignored, the unfit, and those whose weight others need."""
+
+import onnx_ir as ir
+
+from sparsec.compiler.errors import PassError
+from sparsec.compiler.layers import Layer, find_layer, layer_name, matches, weight_axis
+from sparsec.compiler.options import unknown
+from sparsec.compiler.pass_manager import LayerRecord, Pass
+
+
+def choose_layers(step: Pass, model: ir.Model, ignore: tuple[str, ...]) -> tuple[list[Layer], list[LayerRecord]]:
+    """Split the model's layers into those to work on and records of those left alone.
+
+    Layers that share one weight appear once.
+
+    Args:
+        step: The pass, for messages.
+        model: The model.
+        ignore: Names or globs of layers to leave alone.
+
+    Raises:
+        PassError: If a name in `ignore` (not a glob) is no layer of the model.
+    """
+    chosen: list[Layer] = []
+    skipped: list[LayerRecord] = []
+    candidates = [node for node in model.graph if weight_axis(node) is not None]
+    _check_ignored(step, [layer_name(node) for node in candidates], ignore)
+    for node in candidates:
+        found = find_layer(node)
+        reason = found if isinstance(found, str) else _shared(found, ignore)
+        if matches(layer_name(node), ignore):
+            reason = "it is in 'ignore'"
+        if reason:
+            skipped.append(LayerRecord(layer_name(node), reason, skipped=True))
+        elif isinstance(found, Layer) and all(found.weight is not other.weight for other in chosen):
+            chosen.append(found)
+    return chosen, skipped
+
+
+def _shared(layer: Layer | None, ignore: tuple[str, ...]) -> str:
+    """Why a weight with several readers cannot be changed; empty if it can."""
+    if layer is None:
+        return ""
+    if layer.weight.is_graph_output():
+        return "its weight is an output of the model"
+    for user, index in layer.weight.uses():
+        if index != 1 or weight_axis(user) != layer.axis or not isinstance(find_layer(user), Layer):
+            return f"its weight is also used by '{layer_name(user)}' ({user.op_type})"
+        if user is not layer.node and matches(layer_name(user), ignore):
+            return f"its weight is also used by '{layer_name(user)}', which is in 'ignore'"
+    return ""
+
+
+def _check_ignored(step: Pass, names: list[str], ignore: tuple[str, ...]) -> None:
+    for pattern in ignore:
+        if not any(mark in pattern for mark in "*?[") and pattern not in names:
+            raise PassError(f"Pass '{step.name}', option 'ignore': " + unknown("layer", pattern, names))
