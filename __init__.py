@@ -5,8 +5,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from sparsec.compiler.artifact import Artifact, load
+    from sparsec.compiler.artifact import Artifact
     from sparsec.compiler.driver import compile
+    from sparsec.compiler.load import load
     from sparsec.compiler.pass_manager import PassManager
     from sparsec.compiler.recipe import Recipe
     from sparsec.compiler.target import Target
@@ -19,7 +20,7 @@ _HOME = {
     "Recipe": "sparsec.compiler.recipe",
     "Target": "sparsec.compiler.target",
     "compile": "sparsec.compiler.driver",
-    "load": "sparsec.compiler.artifact",
+    "load": "sparsec.compiler.load",
 }
 __all__ = ["Artifact", "PassManager", "Recipe", "Target", "compile", "load"]
 
