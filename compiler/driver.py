@@ -1,0 +1,250 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a model to an artifact, end to end: import, compress, lower, emit."""
+
+import hashlib
+import re
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from sparsec.compiler import artifact, report
+from sparsec.compiler.artifact import Artifact, Contents
+from sparsec.compiler.calibration import Calibration
+from sparsec.compiler.encoding import EncodedTensor
+from sparsec.compiler.exchange import from_qdq
+from sparsec.compiler.fidelity import Comparison
+from sparsec.compiler.golden import Golden
+from sparsec.compiler.graph import dtype_of, shape_of
+from sparsec.compiler.importers import load_model
+from sparsec.compiler.instruments import Fidelity, Verify
+from sparsec.compiler.load import open_runner
+from sparsec.compiler.lowering.lower import lower as lower_model
+from sparsec.compiler.lowering.program import Program
+from sparsec.compiler.pass_manager import PassContext, PassManager, Reporter, Step, silent
+from sparsec.compiler.recipe import Recipe
+from sparsec.compiler.registry import parse_pass
+from sparsec.compiler.target import Target
+
+Arrays = Mapping[str, NDArray[Any]]
+
+EXACT_PASSES = ("fold-constants", "fold-batchnorm", "fuse-layernorm")
+"""Run on every model, after the recipe's passes; they lose nothing."""
+EXACT, QUANTIZED = 1e-4, 5e-2
+"""Relative error that the golden vectors allow: float32 differs in the order of sums, codes also in a rounding."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What was asked, resolved; see `compile`."""
+
+    model: Any
+    target: Target
+    recipe: Recipe
+    calibration: Calibration | None
+    shapes: Mapping[str, Sequence[int]] | None
+    name: str
+    seed: int = 0
+    reporter: Reporter = silent
+    notice: "Notice" = field(default_factory=lambda: ignore)
+
+
+@dataclass(frozen=True, slots=True)
+class Compressed:
+    """A model before and after its passes.
+
+    Attributes:
+        original: As imported.
+        model: After the passes.
+        steps: The passes as they ran.
+        fidelity: Pass name and, by output, how the model then compared with the original on calibration samples.
+    """
+
+    original: ir.Model
+    model: ir.Model
+    steps: tuple[Step, ...]
+    fidelity: tuple[tuple[str, Mapping[str, Comparison]], ...]
+
+
+def compile(
+    model: Any,
+    target: str | Target = "host",
+    recipe: str | Path | Recipe | None = None,
+    calibration: str | Path | Arrays | Calibration | None = None,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    output: str | Path | None = None,
+    **options: Any,
+) -> Artifact:
+    """Compress a model and compile it to an artifact that needs no runtime.
+
+    Args:
+        model: Path of an ONNX file, `onnx_ir.Model`, `onnx.ModelProto`, or a torch module.
+        target: Such as ``wasm`` or ``x86+avx512vnni``; ``host`` is the machine at hand.
+        recipe: Name of a built-in recipe, path of one, or a `Recipe`. None: nothing is lost.
+        calibration: Real inputs: arrays by input name with a leading axis of samples, or the path of such an .npz.
+        shapes: Whole shapes by input name, for inputs with dynamic dimensions.
+        output: The artifact's folder; None for a temporary one.
+        **options: `passes` (texts of passes to run after the recipe's), `name` (prefix of the C functions), `seed`,
+            `reporter` (told of progress), `notice` (told of decisions nobody asked for).
+
+    Returns:
+        The artifact, written and complete.
+
+    Raises:
+        SparsecError: One clear error for whatever is wrong; nothing is left behind.
+    """
+    asked = job(model, target, recipe, calibration, shapes, **options)
+    compressed = compress(asked)
+    folder = Path(output) if output is not None else Path(tempfile.mkdtemp(prefix="sparsec-")) / asked.name
+    return write(lower(compressed, asked), compressed, asked, folder)
+
+
+def job(
+    model: Any,
+    target: str | Target = "host",
+    recipe: str | Path | Recipe | None = None,
+    calibration: str | Path | Arrays | Calibration | None = None,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    *,
+    passes: Sequence[str] = (),
+    name: str | None = None,
+    seed: int = 0,
+    reporter: Reporter = silent,
+    notice: "Notice | None" = None,
+) -> Job:
+    """Resolve what `compile` is asked.
+
+    Raises:
+        SparsecError: If the target, recipe, a pass text or the calibration data is wrong.
+    """
+    return Job(
+        model=model,
+        target=target if isinstance(target, Target) else Target.parse(target),
+        recipe=_recipe(recipe, passes),
+        calibration=_calibration(calibration),
+        shapes=shapes,
+        name=_identifier(name or _model_name(model)),
+        seed=seed,
+        reporter=reporter,
+        notice=notice or ignore,
+    )
+
+
+def compress(job: Job) -> Compressed:
+    """Import the model and run its passes, verified and measured.
+
+    Raises:
+        SparsecError: If the model or a pass fails.
+    """
+    job.reporter("import", 0, 1)
+    original = from_qdq(load_model(job.model, job.shapes, job.notice))
+    fidelity = Fidelity()
+    instruments = (Verify(), fidelity) if job.recipe.passes else ()
+    context = PassContext(job.target, job.calibration, job.seed, job.reporter)
+    result = PassManager(job.recipe.passes, instruments).run(original, context)
+    exact = PassManager(map(parse_pass, EXACT_PASSES)).run(result.model, context)
+    return Compressed(original, exact.model, result.steps, tuple(fidelity.measured))
+
+
+def lower(compressed: Compressed, job: Job) -> Program:
+    """Lower the compressed model for the job's target.
+
+    Raises:
+        UnsupportedError: If an operator cannot be compiled.
+    """
+    from sparsec.backends.targets import backend
+
+    job.reporter("lower", 0, 1)
+    return lower_model(compressed.model, backend(job.target), job.name, lambda i, n: job.reporter("lower", i, n))
+
+
+def emit_text(program: Program, job: Job, kind: str) -> str:
+    """The kernels of a program as ``tir``, ``llvm`` or ``asm``."""
+    from sparsec.backends.targets import text
+
+    return text(program, job.target, kind)
+
+
+def write(program: Program, compressed: Compressed, job: Job, folder: Path) -> Artifact:
+    """Compile the kernels and write the artifact, whole or not at all.
+
+    Raises:
+        ArtifactError: If the folder cannot be written.
+        ToolchainError: If compiling or linking fails.
+    """
+    from sparsec.backends.targets import emit
+
+    contents = Contents(
+        program=program,
+        target=job.target,
+        source_sha256=_source_digest(job.model, compressed.original),
+        recipe=str(job.recipe) if job.recipe.passes else "",
+        golden=golden_vectors(compressed.model, job),
+        report=report.contents(compressed, program, job.target),
+    )
+    return artifact.write(folder, contents, lambda place: emit(program, job.target, place, job.reporter), open_runner)
+
+
+def golden_vectors(model: ir.Model, job: Job) -> Golden:
+    """One real input if there is calibration data, else a seeded one, and what onnxruntime makes of it."""
+    from sparsec.compiler.oracle import Oracle
+
+    feeds = next(iter(job.calibration.feeds(model, 1))) if job.calibration else _random_inputs(model, job.seed)
+    quantized = any(
+        isinstance(v.const_value, EncodedTensor) and v.const_value.codes is not None for v in _weights(model)
+    )
+    return Golden(feeds, Oracle(model).run(feeds), QUANTIZED if quantized else EXACT)
+
+
+def ignore(message: str) -> None:
+    """The notice that nobody reads."""
+
+
+Notice = Any
+"""Callable[[str], None]: told of decisions nobody asked for."""
+
+
+def _random_inputs(model: ir.Model, seed: int) -> dict[str, NDArray[Any]]:
+    generator = np.random.default_rng(seed)
+    return {str(value.name): _random(generator, shape_of(value), dtype_of(value)) for value in model.graph.inputs}
+
+
+def _random(generator: np.random.Generator, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
+    """Normal numbers; for integers 0 and 1, which fit most tables."""
+    if np.dtype(dtype).kind == "f":
+        return generator.standard_normal(shape).astype(dtype)
+    return generator.integers(0, 2, shape).astype(dtype)
+
+
+def _weights(model: ir.Model) -> list[ir.Value]:
+    return list(model.graph.initializers.values())
+
+
+def _recipe(recipe: str | Path | Recipe | None, passes: Sequence[str]) -> Recipe:
+    base = Recipe() if recipe is None else recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
+    return Recipe((*base.passes, *map(parse_pass, passes)), base.name)
+
+
+def _calibration(given: str | Path | Arrays | Calibration | None) -> Calibration | None:
+    if given is None or isinstance(given, Calibration):
+        return given
+    return Calibration.load(given) if isinstance(given, (str, Path)) else Calibration(given)
+
+
+def _model_name(model: Any) -> str:
+    return Path(model).stem if isinstance(model, (str, Path)) else "model"
+
+
+def _identifier(name: str) -> str:
+    word = re.sub(r"[^A-Za-z0-9_]+", "_", name).strip("_").lower()[:60]
+    return word if word[:1].isalpha() else f"model_{word}".rstrip("_")
+
+
+def _source_digest(source: Any, imported: ir.Model) -> str:
+    data = Path(source).read_bytes() if isinstance(source, (str, Path)) else ir.to_proto(imported).SerializeToString()
+    return hashlib.sha256(data).hexdigest()
