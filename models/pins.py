@@ -126,6 +126,15 @@ _TABLE = (
         },
     ),
     Package(
+        "pyannote-audio",
+        "4.0.7",
+        "MIT",
+        {
+            "pyannote/audio/sample/sample.wav": ("c319b4abca767b124e41432d364fd7df006cb26bb79d09326c487d606a134e6e"),
+            "pyannote/audio/sample/sample.rttm": ("d78fe62c69d8e6dcbb42c26adfce83faccb374c5a1e6d987fe37f85f1c173c87"),
+        },
+    ),
+    Package(
         "scikit-image",
         "0.26.0",
         "BSD-3-Clause",
