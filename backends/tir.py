@@ -19,6 +19,7 @@ from tvm import s_tir, tirx
 from tvm.ir import PointerType, PrimType
 
 from sparsec.backends.isa import ELEMENT_BYTES, Isa
+from sparsec.backends.math import expand, mark
 
 STACK_BYTES = 1024
 """The largest allocation that stays on the stack; larger ones go to the function's workspace."""
@@ -121,8 +122,8 @@ def lower(function: tirx.PrimFunc, name: str, target: tvm.target.Target) -> tupl
     module = tirx.transform.BindTarget(target.with_host(target))(module)
     for make in _PASSES:
         module = make()(module)
-    plain, size = _lift_allocations(_pointer_parameters(module[name]))
-    return tirx.transform.LowerIntrin()(tvm.IRModule({name: plain}))[name], size
+    plain, size = _lift_allocations(_pointer_parameters(mark(module[name])))
+    return expand(tirx.transform.LowerIntrin()(tvm.IRModule({name: plain}))[name]), size
 
 
 def _named(function: tirx.PrimFunc, name: str) -> tirx.PrimFunc:
