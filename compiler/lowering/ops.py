@@ -37,7 +37,8 @@ class Epilogue:
 class Convolution:
     """A 2-D convolution of one image; sizes are (height, width), pads (top, left, bottom, right).
 
-    Input [channels][h][w] float32 or channels4 uint8; weight [filters][channels/groups][kh][kw] float32 or int8 codes;
+    `dtype` is the activations': float32, or uint8 codes (then the weight is int8 codes). Input [channels][h][w] float32
+    or channels4 uint8; weight [filters][channels/groups][kh][kw] float32 or int8 codes;
     output [filters][oh][ow], plain float32, or channels4 when the epilogue stores uint8. The epilogue's channel is
     the filter. Padding reads as 0 in float32 and as the input's zero point `pad_code` in uint8.
     """
@@ -64,8 +65,48 @@ class Convolution:
 
 
 @dataclass(frozen=True, slots=True)
+class Pad:
+    """A padded copy of images of 32-bit elements, each column and row phase of a stride in a plane of its own.
+
+    out[c, a, b, i, j] = in[c, i * stride[0] + a - origin[0], j * stride[1] + b - origin[1]], and `fill` where that is
+    outside of the image: a convolution with this stride then reads neighbouring elements for neighbouring outputs.
+
+    Attributes:
+        dtype: ``float32``, or ``uint8`` for words of four codes (channels4).
+        channels: Images: channels, or words of four channels.
+        size: Height and width of each.
+        stride: Rows and columns from one output to the next.
+        origin: Rows of padding on top, columns on the left.
+        phases: How many residues of the stride are kept, from 0 on, of rows and columns.
+        plane: Rows and columns of each phase.
+        fill: Bits of the element outside.
+    """
+
+    dtype: str
+    channels: int
+    size: tuple[int, int]
+    stride: tuple[int, int]
+    origin: tuple[int, int]
+    phases: tuple[int, int]
+    plane: tuple[int, int]
+    fill: int = 0
+
+    @property
+    def out_elements(self) -> int:
+        """32-bit elements of the result."""
+        return self.channels * self.phases[0] * self.phases[1] * self.plane[0] * self.plane[1]
+
+    @property
+    def out_bytes(self) -> int:
+        """Bytes of the result."""
+        return 4 * self.out_elements
+
+
+@dataclass(frozen=True, slots=True)
 class Linear:
-    """out[t, m] = sum_k x[t, k] w[m, k] with a constant weight [outputs][inputs], float32 or int8 codes.
+    """out[t, m] = sum_k x[t, k] w[m, k] with a constant weight [outputs][inputs].
+
+    `dtype` is the activations': float32, or uint8 codes (then the weight is int8 codes).
 
     The epilogue's channel is m. Layouts are the kernel's choice: x and out plain ([T][K], [T][M]), or x channels /
     channels4 and out channels / channels4.
@@ -199,5 +240,15 @@ class RecurrentCell:
 
 
 Op = (
-    Convolution | Linear | BatchMatMul | Elementwise | Softmax | LayerNorm | Pool | Reduce | Interpolate | RecurrentCell
+    Convolution
+    | Pad
+    | Linear
+    | BatchMatMul
+    | Elementwise
+    | Softmax
+    | LayerNorm
+    | Pool
+    | Reduce
+    | Interpolate
+    | RecurrentCell
 )

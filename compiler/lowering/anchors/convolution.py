@@ -119,7 +119,7 @@ def _op(node: ir.Node, codes: Codes | None, epilogue: Epilogue) -> Convolution:
     flat = len(size) == 1
     pads = attribute(node, "pads", [0] * 2 * len(size))
     return Convolution(
-        dtype="int8" if codes else "float32",
+        dtype="uint8" if codes else "float32",
         channels=channels,
         filters=filters,
         size=_pair(size, 1),

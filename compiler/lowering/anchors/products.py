@@ -74,7 +74,7 @@ def _emit_linear(emitter: Emitter, region: Region, weight: Weight, codes: Codes 
     assert data is not None
     array = weight.values if codes is None else weight.codes
     assert array is not None
-    op = Linear("int8" if codes else "float32", prod(shape_of(data)[:-1]), array.shape[1], array.shape[0], epilogue)
+    op = Linear("uint8" if codes else "float32", prod(shape_of(data)[:-1]), array.shape[1], array.shape[0], epilogue)
     price = relayout_price(emitter, data, LAST, region.output)
     choice = emitter.choose(op, array, weight.pattern, relayout=price)
     if choice is None:

@@ -38,7 +38,7 @@ def PLAIN(op):
 
 
 def _packed(op):
-    inside = "channels4" if op.dtype == "int8" else "plain"
+    inside = "channels4" if op.dtype == "uint8" else "plain"
     return ((inside,), "channels4" if op.epilogue.dtype == "uint8" else "plain")
 
 
@@ -101,9 +101,9 @@ def _convolution(spec, views):
     op = spec.op
     h, w = op.size
     weight_shape = (op.filters, op.channels // op.groups, *op.kernel)
-    dtype = "int8" if op.dtype == "int8" else "float32"
+    dtype = "int8" if op.dtype == "uint8" else "float32"
     weight = views[1].read(dtype, int(np.prod(weight_shape))).reshape(weight_shape).astype(np.float64)
-    if op.dtype == "int8":
+    if op.dtype == "uint8":
         x = _unpack(views[0].read("uint8", -(-op.channels // 4) * 4 * h * w), op.channels, h * w)
     else:
         x = views[0].read("float32", op.channels * h * w)
@@ -126,7 +126,7 @@ def _convolution(spec, views):
 
 def _linear(spec, views):
     op = spec.op
-    if op.dtype == "int8":
+    if op.dtype == "uint8":
         x = _unpack(views[0].read("uint8", -(-op.inputs // 4) * 4 * op.positions), op.inputs, op.positions).T
         weight = views[1].read("int8", op.inputs * op.outputs)
     else:

@@ -104,7 +104,11 @@ CASES = {
         {"x": [4, 6, 5]},
         {"a": np.array([1, -4]), "b": np.array([100, -1]), "c": np.array([1, 2]), "d": np.array([2, 1])},
     ),
-    "rows": ([node("Slice", "x a b c", "s"), node("Relu", "s")], {"x": [1, 6, 5]}, {"a": np.array([2]), "b": np.array([4]), "c": np.array([1])}),
+    "rows": (
+        [node("Slice", "x a b c", "s"), node("Relu", "s")],
+        {"x": [1, 6, 5]},
+        {"a": np.array([2]), "b": np.array([4]), "c": np.array([1])},
+    ),
     "split-concat": (
         [node("Split", "x s", "a b", axis=1), node("Concat", "b a x", axis=1)],
         {"x": [2, 5, 3]},
@@ -182,5 +186,5 @@ def test_loops_are_refused_by_name():
         [helper.make_tensor_value_info("y", 1, [2])],
     )
     proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-    with pytest.raises(UnsupportedError, match="'steps'.*'Loop'"):
+    with pytest.raises(UnsupportedError, match=r"'steps'.*'Loop'"):
         lower(ir.from_proto(onnx.shape_inference.infer_shapes(proto)), interpreter.BACKEND, "test")
