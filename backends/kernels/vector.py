@@ -24,7 +24,7 @@ def function(params: Sequence[Expr], *body: Stmt) -> tirx.PrimFunc:
 
 def block(*statements: Stmt) -> Stmt:
     """Statements in order; nested blocks share no names, so a value bound inside stays inside."""
-    return statements[0] if len(statements) == 1 else tirx.SeqStmt(list(statements) or [tirx.Evaluate(0)])
+    return tirx.SeqStmt(list(statements)) if len(statements) > 1 else [*statements, tirx.Evaluate(index(0))][0]
 
 
 def index(value: int) -> Expr:

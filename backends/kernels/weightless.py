@@ -17,6 +17,10 @@ class Weightless:
         """The one spec, if `op` is of this family."""
         return [KernelSpec(self.family, op, inputs=self._layouts(op))] if isinstance(op, self.op_type) else []
 
+    def prepare(self, spec: KernelSpec) -> KernelSpec | None:
+        """Activations are read as they are."""
+        return None
+
     def pack(self, spec: KernelSpec, weight: Array) -> Sequence[Array]:
         """No constants."""
         return ()
