@@ -85,10 +85,10 @@ def find_layer(node: ir.Node) -> Layer | str | None:
     if weight_axis(node) is None:
         return None
     data, weight = node.inputs[0], node.inputs[1]
-    if weight is None or weight.const_value is None or not weight.is_initializer() or weight.is_graph_input():
-        return "its second operand is computed at run time"
     if data is None or data.const_value is not None:
         return "its first operand is constant"
+    if weight is None or weight.const_value is None or not weight.is_initializer() or weight.is_graph_input():
+        return "its second operand is computed at run time"
     if weight.const_value.dtype != ir.DataType.FLOAT:
         return f"its weight is {weight.const_value.dtype}, not float32"
     axis, rank = weight_axis(node), len(weight.const_value.shape)

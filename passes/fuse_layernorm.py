@@ -11,6 +11,7 @@ from typing import ClassVar
 
 import numpy as np
 import onnx_ir as ir
+from onnx_ir.passes import common
 
 from sparsec.compiler.graph import attribute, constant_of, only_consumer, scalar_of, shape_of, source_of
 from sparsec.compiler.layers import layer_name
@@ -30,11 +31,12 @@ class FuseLayernorm(Pass):
         if model.graph.opset_imports.get("", 0) < _LEAST_OPSET:
             return PassResult(model, changed=False)
         found = [match for node in list(model.graph) if (match := _match(node)) is not None]
+        records = [LayerRecord(layer_name(match.division), "fused into LayerNormalization") for match in found]
         for match in found:
             _rewrite(model.graph, match)
-        ir.passes.common.RemoveUnusedNodesPass()(model) if found else None
-        records = tuple(LayerRecord(layer_name(match.division), "fused into LayerNormalization") for match in found)
-        return PassResult(model, bool(found), records)
+        if found:
+            common.RemoveUnusedNodesPass()(model)
+        return PassResult(model, bool(found), tuple(records))
 
 
 @dataclass(frozen=True, slots=True)
