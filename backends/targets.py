@@ -2,21 +2,19 @@
 """Each target as values: what lowering may know of it, how its kernels are compiled, how its artifact is written."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from sparsec.backends import fallback, tir
-from sparsec.backends.build import Code, Kernels
+from sparsec.backends.build import Code, Kernels, Progress, compile_functions
 from sparsec.backends.isa import Isa, for_target
 from sparsec.backends.kernels.table import KERNELS
 from sparsec.compiler.lowering.kernel import Backend, Kernel
 from sparsec.compiler.lowering.program import Program
 from sparsec.compiler.target import Target
-
-Progress = Callable[[str, int, int], None]
 
 BY_FAMILY: Mapping[str, Kernel] = {kernel.family: kernel for kernel in KERNELS}
 
@@ -51,10 +49,7 @@ def compile_kernels(program: Program, isa: Isa, progress: Progress) -> Kernels:
     Raises:
         ToolchainError: If the compiler fails.
     """
-    progress(f"kernels for {isa.name}", 0, 1)
-    built = tir.build_object(functions(program, isa), isa)
-    progress(f"kernels for {isa.name}", 1, 1)
-    return Kernels((built.object,), built.workspace_bytes)
+    return compile_functions(functions(program, isa), isa, progress)
 
 
 def emit(program: Program, target: Target, folder: Path, progress: Progress) -> Code:
