@@ -8,9 +8,6 @@ from math import prod
 from sparsec.compiler.lowering.ops import CHANNELS, CHANNELS4, Elementwise, Operand
 from sparsec.compiler.lowering.ops import PLAIN as ROW_MAJOR
 
-Part = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], int, int]
-"""A copy: sizes, row-major strides, packed strides, row-major start, packed start."""
-
 
 @dataclass(frozen=True, slots=True)
 class Layout:
@@ -55,36 +52,64 @@ def for_kernel(kind: str, axis: int | None) -> Layout:
     return PLAIN if kind == ROW_MAJOR else Layout(kind, "tokens" if axis == -1 else "image")
 
 
+@dataclass(frozen=True, slots=True)
+class Box:
+    """Elements that both layouts walk by strides: some channels of one image, all positions.
+
+    Attributes:
+        sizes: Of its axes.
+        packed: Element strides in the packed layout.
+        start: First element in the packed layout.
+        roles: For each axis, how far a step goes in (channels, positions).
+        image: Which image of the batch.
+        channel: First channel.
+    """
+
+    sizes: tuple[int, ...]
+    packed: tuple[int, ...]
+    start: int
+    roles: tuple[tuple[int, int], ...]
+    image: int
+    channel: int
+
+    def walk(self, image: int, channel: int, position: int) -> tuple[tuple[int, ...], int]:
+        """Strides and start in an array with these element strides for each image, channel and position."""
+        strides = tuple(c * channel + p * position for c, p in self.roles)
+        return strides, self.image * image + self.channel * channel
+
+
+def boxes(shape: tuple[int, ...], packed: Layout) -> Iterator[Box]:
+    """All elements of a shape, box by box; lanes beyond the channels of a ``channels4`` layout are left out."""
+    batch, channels, positions = packed.split(shape)
+    groups, rest = divmod(channels, 4)
+    for image in range(batch):
+        start = image * packed.image_elements(shape)
+        if packed.kind == CHANNELS:
+            yield Box((channels, positions), (positions, 1), start, ((1, 0), (0, 1)), image, 0)
+            continue
+        if groups:
+            roles = ((4, 0), (0, 1), (1, 0))
+            yield Box((groups, positions, 4), (4 * positions, 4, 1), start, roles, image, 0)
+        if rest:
+            last = start + groups * 4 * positions
+            yield Box((positions, rest), (4, 1), last, ((0, 1), (1, 0)), image, groups * 4)
+
+
+def plain_strides(shape: tuple[int, ...], packed: Layout) -> tuple[int, int, int]:
+    """Element strides of image, channel and position in row-major order."""
+    _, channels, positions = packed.split(shape)
+    return (0, 1, channels) if packed.view == "tokens" else (channels * positions, positions, 1)
+
+
 def copy(dtype: str, elements: int) -> Elementwise:
     """A contiguous copy."""
     return Elementwise((elements,), (Operand(dtype, (1,)),), dtype=dtype)
 
 
-def copies(shape: tuple[int, ...], dtype: str, other: Layout, *, backwards: bool) -> Iterator[Elementwise]:
-    """The copies from row-major to `other`, or backwards.
-
-    Lanes beyond the channels of a ``channels4`` layout are left as they are.
-    """
-    batch, channels, positions = other.split(shape)
-    across, along = (1, channels) if other.view == "tokens" else (positions, 1)
-    if other.kind == CHANNELS:
-        parts: list[Part] = [((channels, positions), (across, along), (positions, 1), 0, 0)]
-    else:
-        parts = list(_groups(channels, positions, across, along))
-    for image in range(batch):
-        base = (image * channels * positions, image * other.image_elements(shape))
-        for sizes, plain, packed, plain_start, packed_start in parts:
-            ends = [(plain, base[0] + plain_start), (packed, base[1] + packed_start)]
-            (strides, start), (out_strides, out_start) = reversed(ends) if backwards else ends
-            yield Elementwise(
-                sizes, (Operand(dtype, strides, start),), dtype=dtype, out_strides=out_strides, out_offset=out_start
-            )
-
-
-def _groups(channels: int, positions: int, across: int, along: int) -> Iterator[Part]:
-    """Full groups of four channels, then the rest: sizes, row-major strides, packed strides, both starts."""
-    groups, rest = divmod(channels, 4)
-    if groups:
-        yield (groups, positions, 4), (4 * across, along, across), (4 * positions, 4, 1), 0, 0
-    if rest:
-        yield (positions, rest), (along, across), (4, 1), groups * 4 * across, groups * 4 * positions
+def copies(shape: tuple[int, ...], dtype: str, packed: Layout, *, backwards: bool) -> Iterator[Elementwise]:
+    """The copies from row-major to a packed layout, or backwards."""
+    for box in boxes(shape, packed):
+        ends = [box.walk(*plain_strides(shape, packed)), (box.packed, box.start)]
+        (strides, start), (out_strides, out_start) = reversed(ends) if backwards else ends
+        operand = Operand(dtype, strides, start)
+        yield Elementwise(box.sizes, (operand,), dtype=dtype, out_strides=out_strides, out_offset=out_start)

@@ -35,7 +35,8 @@ class Weight:
     def code_sums(self) -> Array:
         """int64 [out]: each output channel's sum of codes."""
         assert self.codes is not None
-        return self.codes.reshape(len(self.codes), -1).sum(axis=1, dtype=np.int64)
+        sums: Array = self.codes.reshape(len(self.codes), -1).sum(axis=1, dtype=np.int64)
+        return sums
 
     def in_float(self) -> "Weight":
         """The same weight for a float32 kernel."""
