@@ -38,7 +38,15 @@ def crops(count: int, size: int, seed: int, folder: Path | None = None) -> NDArr
     """Random square parts of photographs, some mirrored: ``[count, size, size, 3]``, the same for the same seed."""
     random = np.random.RandomState(seed)
     photographs = pictures(PHOTOGRAPHS, folder)
-    return np.stack([_crop(photographs[index % len(photographs)], size, random, folder) for index in range(count)])
+    return np.stack([crop(photographs[index % len(photographs)], size, random, folder) for index in range(count)])
+
+
+def crop(image: Pixels, size: int, random: Any, folder: Path | None) -> Pixels:
+    """A random square of half to all of the shorter side, mirrored or not, as ``[size, size, 3]``."""
+    side = int(min(image.shape[:2]) * random.uniform(0.5, 1.0))
+    top, left = (random.randint(0, extent - side + 1) for extent in image.shape[:2])
+    part = resize(image[top : top + side, left : left + side], size, size, folder)
+    return part[:, ::-1] if random.randint(2) else part
 
 
 def resize(image: Pixels, width: int, height: int, folder: Path | None = None) -> Pixels:
@@ -65,11 +73,3 @@ def normalized(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
 def _read(file: Path, folder: Path | None) -> Pixels:
     with pillow(folder=folder).open(file) as image:
         return np.asarray(image.convert("RGB"))
-
-
-def _crop(image: Pixels, size: int, random: Any, folder: Path | None) -> Pixels:
-    """A square of half to all of the shorter side."""
-    side = int(min(image.shape[:2]) * random.uniform(0.5, 1.0))
-    top, left = (random.randint(0, extent - side + 1) for extent in image.shape[:2])
-    part = resize(image[top : top + side, left : left + side], size, size, folder)
-    return part[:, ::-1] if random.randint(2) else part

@@ -111,6 +111,9 @@ _TABLE = (
         "4.4.0",
         "LGPL-2.1-only",
         {
+            "gensim/test/test_data/lee_background.cor": (
+                "5d78d6dafd953bbf65797bef09a9ffb9ec430583381be705f8fd460000f370fb"
+            ),
             "gensim/test/test_data/wordsim353.tsv": (
                 "f92a022fc2537793a15bc3a8c162ebcd74990e033a228bb6388cb71e4c0b1e1d"
             ),

@@ -21,7 +21,7 @@ FRAMES = 16
 
 
 def build(folder: Path | None = None) -> ir.Model:
-    """The network: ``input`` [frames, 576], ``h`` and ``c`` [1, 1, 128] to ``speech_probs`` [frames], ``hn`` and ``cn``."""
+    """The network: ``input`` [frames, 576], ``h``, ``c`` [1, 1, 128] to ``speech_probs`` [frames], ``hn``, ``cn``."""
     return ir.load(verified_file("silero-vad", "silero_vad/data/silero_vad_16k_sequence.onnx", folder))
 
 

@@ -31,8 +31,8 @@ def frames(split: Split, folder: Path | None = None) -> tuple[NDArray[np.float32
     labels = spoken[FRAME // 2 :: FRAME][:count]
     part = slice(_HELDOUT_FRAMES) if split == "heldout" else slice(_HELDOUT_FRAMES, None)
     blocks, labels = blocks[part], labels[part]
-    before = np.vstack([np.zeros((1, CONTEXT), np.float32), blocks[:-1, -CONTEXT:]])
-    return np.hstack([before, blocks], dtype=np.float32), labels
+    before = np.vstack([np.zeros((1, CONTEXT)), blocks[:-1, -CONTEXT:]])
+    return np.asarray(np.hstack([before, blocks]), np.float32), labels
 
 
 def area_under_curve(scores: NDArray[np.float32], labels: NDArray[np.bool_]) -> float:
@@ -46,7 +46,7 @@ def area_under_curve(scores: NDArray[np.float32], labels: NDArray[np.bool_]) -> 
 def _recording(folder: Path | None) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """The samples, and which of them lie in a speaker's turn."""
     with wave.open(str(verified_file("pyannote-audio", "pyannote/audio/sample/sample.wav", folder))) as file:
-        samples = np.frombuffer(file.readframes(file.getnframes()), "<i2").astype(np.float32) / 32768
+        samples = np.frombuffer(file.readframes(file.getnframes()), "<i2").astype(np.float32) / np.float32(32768)
     spoken = np.zeros(len(samples), np.bool_)
     turns = verified_file("pyannote-audio", "pyannote/audio/sample/sample.rttm", folder).read_text("ascii")
     for turn in turns.splitlines():
