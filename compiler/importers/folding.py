@@ -3,20 +3,32 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import onnx_ir as ir
+from onnx.reference import ops as reference
 from onnx_ir.passes import common
-from onnxscript import optimizer
 
-from sparsec.compiler.importers.limits import FOLDING_ROUNDS, MAX_FOLDED_BYTES, MAX_FOLDED_TOTAL_BYTES
+from sparsec.compiler.importers.branches import inline_branch, taken_branch
+from sparsec.compiler.importers.limits import (
+    FOLDING_ROUNDS,
+    MAX_FOLDED_BYTES,
+    MAX_FOLDED_TOTAL_BYTES,
+    OPSET,
+)
 from sparsec.compiler.importers.shapes import infer_shapes
 
 FOLDABLE = frozenset(
-    """Abs Add And ArgMax ArgMin Cast Ceil Clip Compress Concat ConstantOfShape CumSum Div Equal Erf Exp Expand
-    Flatten Floor Gather GatherElements GatherND Greater GreaterOrEqual Identity Less LessOrEqual Log Max Min Mod
-    Mul Neg Not OneHot Or Pad Pow Range Reciprocal ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum Reshape Round
-    ScatterElements ScatterND Shape Sign Sin Cos Size Slice Sqrt Squeeze Sub Tanh Tile Transpose Trilu Unsqueeze Where
-    Xor""".split()
+    (
+        *("Abs", "Add", "And", "ArgMax", "ArgMin", "Cast", "CastLike", "Ceil", "Clip", "Concat", "ConstantOfShape"),
+        *("Cos", "CumSum", "Div", "Equal", "Erf", "Exp", "Expand", "EyeLike", "Flatten", "Floor", "Gather"),
+        *("GatherElements", "GatherND", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Log", "Max", "Min", "Mod"),
+        *("Mul", "Neg", "Not", "OneHot", "Or", "Pad", "Pow", "Range", "Reciprocal", "ReduceMax", "ReduceMean"),
+        *("ReduceMin", "ReduceProd", "ReduceSum", "Reshape", "Round", "ScatterElements", "ScatterND", "Sign", "Sin"),
+        *("Slice", "Split", "Sqrt", "Squeeze", "Sub", "Sum", "Tanh", "Tile", "Transpose", "Trilu", "Unsqueeze"),
+        *("Where", "Xor"),
+    )
 )
 """Operators that numpy evaluates exactly, cheaply, and to a size known beforehand."""
 
@@ -28,23 +40,22 @@ class _Budget:
     left: int
 
     def allows(self, node: ir.Node) -> bool:
-        if node.domain != "" or node.op_type not in FOLDABLE:
+        sizes = [_nbytes(value) for value in node.outputs if value.name]
+        if any(size < 0 for size in sizes):
             return False
-        sizes = [_nbytes(value) for value in node.outputs]
-        if None in sizes:
-            return False
-        created = sum(size for size in sizes if size is not None)
         consumed = sum(v.const_value.nbytes for v in node.inputs if v is not None and v.const_value is not None)
+        created = sum(sizes)
         if created > max(MAX_FOLDED_BYTES, consumed) or created > self.left:
             return False
         self.left -= created
         return True
 
 
-def _nbytes(value: ir.Value) -> int | None:
+def _nbytes(value: ir.Value) -> int:
+    """Size of a value in bytes, -1 if unknown."""
     if value.shape is None or value.dtype is None or not value.shape.is_static():
-        return None
-    return math.prod(value.shape.numpy()) * value.dtype.itemsize if value.shape.dims else 1
+        return -1
+    return math.prod(int(dim) for dim in value.shape.numpy()) * math.ceil(value.dtype.itemsize)
 
 
 def fold(model: ir.Model) -> str | None:
@@ -53,7 +64,7 @@ def fold(model: ir.Model) -> str | None:
     `If` with a constant condition is replaced by the branch it takes.
 
     Args:
-        model: a model with static inputs and without local functions that must be inlined.
+        model: a model of opset OPSET with static inputs.
 
     Returns:
         What strict shape inference objected to in the last round, if it did.
@@ -62,23 +73,96 @@ def fold(model: ir.Model) -> str | None:
     budget = _Budget(MAX_FOLDED_TOTAL_BYTES + 2 * weights)
     objection = infer_shapes(model)
     for _ in range(FOLDING_ROUNDS):
-        if not _fold_once(model, budget):
+        changed = [_fold_node(node, budget) for node in list(model.graph)]
+        common.RemoveUnusedNodesPass()(model)
+        if not any(changed):
             break
+        common.LiftSubgraphInitializersToMainGraphPass()(model)
         objection = infer_shapes(model)
     return objection
 
 
-def _fold_once(model: ir.Model, budget: _Budget) -> bool:
-    functions = dict(model.functions)
-    model.functions.clear()
-    result = optimizer.fold_constants_ir(
-        model,
-        onnx_shape_inference=False,
-        output_size_limit=MAX_FOLDED_BYTES,
-        should_fold=budget.allows,
-    )
-    common.RemoveUnusedNodesPass()(model)
-    common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
-    common.LiftSubgraphInitializersToMainGraphPass()(model)
-    model.functions.update(functions)
-    return bool(result.modified)
+def _fold_node(node: ir.Node, budget: _Budget) -> bool:
+    """Replace one node if its outputs are constant; whether it was."""
+    if node.domain != "" or node.graph is None:
+        return False
+    branch = taken_branch(node)
+    if branch is not None:
+        inline_branch(node, branch)
+        return True
+    arrays = _evaluate(node, budget)
+    if arrays is None:
+        return False
+    for value, array in zip(node.outputs, arrays, strict=True):
+        if value.name:
+            _replace(node.graph, value, array)
+    return True
+
+
+def _replace(graph: ir.Graph, value: ir.Value, array: np.ndarray[Any, Any]) -> None:
+    """Put an initializer in a value's place; a graph output stays the output of a node, an Identity."""
+    name = str(value.name)
+    value.name = None
+    constant = ir.Value(name=name, shape=ir.Shape(array.shape), const_value=ir.Tensor(array, name=name))
+    constant.type = ir.TensorType(ir.DataType.from_numpy(array.dtype))
+    if value.is_graph_output():
+        constant.name = f"{name}/constant"
+        value.name = name
+        copy = ir.node("Identity", [constant])
+        producer = value.producer()
+        if producer is None:
+            return
+        graph.register_initializer(constant)
+        ir.convenience.replace_nodes_and_values(graph, producer, [], [copy], [value], copy.outputs)
+        return
+    graph.register_initializer(constant)
+    value.replace_all_uses_with(constant)
+
+
+def _evaluate(node: ir.Node, budget: _Budget) -> list[np.ndarray[Any, Any]] | None:
+    if node.op_type in ("Shape", "Size"):
+        return _shape(node)
+    if node.op_type not in FOLDABLE or any(v is not None and v.const_value is None for v in node.inputs):
+        return None
+    inputs = [None if v is None or v.const_value is None else v.const_value.numpy() for v in node.inputs]
+    plain = all(array is None or array.dtype.kind in "biufc" for array in inputs)
+    if not inputs or not plain or not budget.allows(node):
+        return None
+    return _run(node, inputs)
+
+
+def _shape(node: ir.Node) -> list[np.ndarray[Any, Any]] | None:
+    source = node.inputs[0]
+    if source is None or source.shape is None or not source.shape.is_static():
+        return None
+    dims = np.array(source.shape.numpy(), np.int64)
+    if node.op_type == "Size":
+        return [np.array(math.prod(dims.tolist()), np.int64)]
+    start, end = node.attributes.get_int("start", 0), node.attributes.get_int("end", len(dims))
+    return [dims[max(start + len(dims), 0) if start < 0 else start : end]]
+
+
+def _run(node: ir.Node, inputs: list[np.ndarray[Any, Any] | None]) -> list[np.ndarray[Any, Any]] | None:
+    """Evaluate a node with ONNX's reference implementation; None where it has no say."""
+    attributes = {
+        name: ir.to_proto(a.value) if a.type == ir.AttributeType.TENSOR else a.value
+        for name, a in node.attributes.items()
+    }
+    if node.op_type == "Split":
+        attributes.setdefault("num_outputs", len(node.outputs))
+    try:
+        with np.errstate(all="ignore"):
+            result = reference.load_op("", node.op_type, OPSET).eval(*inputs, **attributes)
+    except Exception:  # the reference implementation has bugs of its own; the node stays
+        return None
+    arrays = list(result) if isinstance(result, (tuple, list)) else [result]
+    if len(arrays) != len(node.outputs) or not all(_fits(v, a) for v, a in zip(node.outputs, arrays, strict=True)):
+        return None
+    return [np.ascontiguousarray(array).reshape(array.shape) for array in arrays]
+
+
+def _fits(value: ir.Value, array: object) -> bool:
+    """Whether a computed array has the type and shape that inference promised."""
+    if not isinstance(array, (np.ndarray, np.generic)) or value.shape is None or value.dtype is None:
+        return False
+    return array.dtype == value.dtype.numpy() and tuple(array.shape) == tuple(value.shape.numpy())

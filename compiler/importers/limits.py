@@ -9,7 +9,7 @@ OPSET: Final = 27
 IR_VERSION: Final = 13
 """The ONNX file format version that goes with OPSET."""
 
-OLDEST_OPSET: Final = 7
+OLDEST_OPSET: Final = 6
 
 MAX_FILE_BYTES: Final = 2**31 - 1
 """Protobuf's own limit, for the model file and for what it weighs with its external data."""
@@ -45,3 +45,6 @@ SMALL_WEIGHT_ELEMENTS: Final = 1024
 
 FOLDING_ROUNDS: Final = 8
 """How often shape inference and constant folding alternate before the importer gives up."""
+
+MAX_CALL_DEPTH: Final = 64
+"""How deep local functions may call each other."""

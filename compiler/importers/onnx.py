@@ -1,19 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """The ONNX front end: file or model in, onnx_ir.Model of one opset with static shapes out."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import onnx
 import onnx_ir as ir
-from onnx import version_converter
 from onnx_ir.passes import common
 
-from sparsec.compiler.errors import ModelError
-from sparsec.compiler.importers.folding import fold
+from sparsec.compiler.errors import ModelError, SparsecError
+from sparsec.compiler.importers.cleaning import separate_outputs
+from sparsec.compiler.importers.finish import finish
+from sparsec.compiler.importers.functions import check_calls, inline_local_functions
 from sparsec.compiler.importers.light import light_proto, restore_weights
-from sparsec.compiler.importers.limits import IR_VERSION, OPSET
-from sparsec.compiler.importers.shapes import check_static, pin_inputs
+from sparsec.compiler.importers.opset import convert_opset
+from sparsec.compiler.importers.reading import read_proto
+from sparsec.compiler.importers.shapes import forget_shapes, pin_inputs
+from sparsec.compiler.importers.structure import check_structure
+from sparsec.compiler.importers.tensors import check_tensors, densify
 
 
 def load_onnx(
@@ -29,56 +34,92 @@ def load_onnx(
         reporter: is told what was decided without being asked, one sentence a call.
 
     Returns:
-        A model of opset :data:`OPSET`: weights are initializers, each value of the main graph has a type and a
-        static shape, shape arithmetic is folded.
+        A model of opset :data:`~sparsec.compiler.importers.limits.OPSET`: weights are initializers, each value of
+        the main graph has a type and a static shape, shape arithmetic is folded, pads are explicit, each node has a
+        name of its own, each graph output is the output of a node.
 
     Raises:
         ModelError: the model is malformed, too large, or needs shapes.
         UnsupportedError: the model uses an operator or a type that sparsec refuses.
     """
-    model = _read(source)
-    _normalise(model)
-    model = _convert(model)
-    pin_inputs(model, shapes, reporter)
-    objection = fold(model)
-    _clean(model)
-    check_static(model, objection)
+    title = f"Model '{source}'" if isinstance(source, (str, Path)) else "The model"
+    with _stage(title, "reading"):
+        model = _checked(source)
+    with _stage(title, "inlining functions"):
+        model = _inline(model)
+    with _stage(title, "conversion to one opset"):
+        model = convert_opset(model)
+        _lift(model)
+    with _stage(title, "pinning shapes"):
+        separate_outputs(model.graph)
+        forget_shapes(model.graph)
+        pin_inputs(model, shapes, reporter)
+    with _stage(title, "folding constants"):
+        finish(model)
     return model
 
 
-def _read(source: str | Path | onnx.ModelProto | ir.Model) -> ir.Model:
+@contextmanager
+def _stage(title: str, stage: str) -> Iterator[None]:
+    """Turn whatever the ONNX libraries raise into one error that names model and stage."""
+    try:
+        yield
+    except SparsecError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        msg = f"{title}: {stage} failed: {reason[:500]}"
+        raise ModelError(msg) from error
+
+
+def _checked(source: str | Path | onnx.ModelProto | ir.Model) -> ir.Model:
+    """A model of our own, whose structure and weights hold what they promise."""
     if isinstance(source, ir.Model):
-        return source.clone()
-    if isinstance(source, onnx.ModelProto):
-        return ir.from_proto(source)
-    return ir.from_proto(onnx.load(source))
+        return _checked_ir(source)
+    proto = read_proto(Path(source)) if isinstance(source, (str, Path)) else _owned(source)
+    densify(proto)
+    check_tensors(proto)
+    check_structure(proto)
+    check_calls(proto)
+    return _lifted(proto)
 
 
-def _normalise(model: ir.Model) -> None:
-    model.ir_version = IR_VERSION
-    common.RemoveInitializersFromInputsPass()(model)
-    common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
-    common.LiftSubgraphInitializersToMainGraphPass()(model)
-    common.InlinePass(lambda function: function.domain != "sparsec")(model)
+def _owned(proto: onnx.ModelProto) -> onnx.ModelProto:
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    return copy
 
 
-def _convert(model: ir.Model) -> ir.Model:
+def _checked_ir(source: ir.Model) -> ir.Model:
+    model = source.clone()
+    ir.external_data.load_to_model(model)
     proto, weights = light_proto(model)
-    if model.opset_imports.get("") != OPSET:
-        try:
-            proto = version_converter.convert_version(proto, OPSET)
-        except Exception as error:
-            msg = f"Conversion to opset {OPSET} failed: {error}"
-            raise ModelError(msg) from error
+    densify(proto)
+    check_tensors(proto)
+    check_structure(proto)
+    check_calls(proto)
     return restore_weights(proto, weights)
 
 
-def _clean(model: ir.Model) -> None:
-    common.IdentityEliminationPass()(model)
-    common.RemoveUnusedNodesPass()(model)
-    common.RemoveUnusedOpsetsPass()(model)
-    common.OutputFixPass()(model)
-    for node in model.graph.all_nodes():
-        if not node.name:
-            node.name = next((v.name for v in node.outputs if v.name), node.op_type)
-    common.NameFixPass()(model)
+def _lifted(proto: onnx.ModelProto) -> ir.Model:
+    model = ir.from_proto(proto)
+    _lift(model)
+    return model
+
+
+def _lift(model: ir.Model) -> None:
+    """Weights become initializers of the main graph, wherever the file had them; nodes are put in order."""
+    common.RemoveInitializersFromInputsPass()(model)
+    common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    common.LiftSubgraphInitializersToMainGraphPass()(model)
+    model.graph.sort()
+
+
+def _inline(model: ir.Model) -> ir.Model:
+    proto, weights = light_proto(model)
+    inlined = inline_local_functions(proto)
+    if inlined is proto:
+        return model
+    model = restore_weights(inlined, weights)
+    _lift(model)
+    return model

@@ -119,11 +119,22 @@ def _text(dims: Sequence[object]) -> str:
     return "x".join(str(d) if str(d) != "None" else "?" for d in dims)
 
 
-def infer_shapes(model: ir.Model) -> str | None:
-    """Infer type and shape of every value of the main graph from the inputs alone, in place.
+def forget_shapes(graph: ir.Graph) -> None:
+    """Drop what the file says about values between inputs and outputs, in place.
 
-    What the file said about values between inputs and outputs is dropped first: exporters leave symbolic
-    shapes there that stop the inference.
+    Exporters leave symbolic shapes there that stop the inference, and a hostile file may lie.
+
+    Args:
+        graph: a main graph. What its nodes' own graphs declare stays; it is checked against the inference.
+    """
+    for node in graph:
+        for value in node.outputs:
+            value.shape = None
+            value.type = None
+
+
+def infer_shapes(model: ir.Model) -> str | None:
+    """Infer type and shape of every value of the main graph, in place.
 
     Args:
         model: a model with static inputs.
@@ -131,9 +142,6 @@ def infer_shapes(model: ir.Model) -> str | None:
     Returns:
         What strict inference objected to, if it did; shapes that could be found are set all the same.
     """
-    for node in model.graph:
-        for value in node.outputs:
-            value.shape = None
     proto, _ = light_proto(model)
     by_value = _longest_vector(proto) <= MAX_SHAPE_ELEMENTS
     objection = None

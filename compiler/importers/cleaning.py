@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Small exact clean-ups: nodes that copy, inputs without effect, names."""
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.passes import common
+
+
+def separate_outputs(graph: ir.Graph) -> None:
+    """Make each graph output the output of a node of its own, in place.
+
+    Args:
+        graph: a main graph; an output may be an input, a weight, or another output.
+    """
+    seen: set[ir.Value] = set()
+    for index, value in enumerate(graph.outputs):
+        if value.producer() is not None and value not in seen:
+            seen.add(value)
+            continue
+        copy = ir.node("Identity", [value])
+        copy.outputs[0].name, copy.outputs[0].type, copy.outputs[0].shape = value.name, value.type, value.shape
+        if value.is_initializer():
+            value.name = f"{value.name}/constant"
+        graph.append(copy)
+        graph.outputs[index] = copy.outputs[0]
+
+
+def remove_copies(graph: ir.Graph) -> None:
+    """Remove Identity and inference-time Dropout from a main graph, in place.
+
+    A copy stays where a graph output would lose its own producer: behind an input, a weight, another output.
+
+    Args:
+        graph: a main graph with static shapes.
+    """
+    for node in list(graph):
+        if node.domain == "" and node.op_type == "Dropout" and _is_idle(node):
+            _drop_mask(graph, node)
+        elif node.domain != "" or node.op_type != "Identity":
+            continue
+        source, copy = node.inputs[0], node.outputs[0]
+        if source is None:
+            continue
+        if not copy.is_graph_output():
+            copy.replace_all_uses_with(source)
+            graph.remove(node, safe=True)
+        elif source.producer() is not None and source.graph is graph and not source.is_graph_output():
+            copy.replace_all_uses_with(source, replace_graph_outputs=True)
+            graph.remove(node, safe=True)
+            source.name = copy.name
+
+
+def _is_idle(node: ir.Node) -> bool:
+    """Whether a Dropout drops nothing: it is not in training mode, for certain."""
+    training = node.inputs[2] if len(node.inputs) > 2 else None
+    if training is None:
+        return True
+    return training.const_value is not None and not training.const_value.numpy().any()
+
+
+def _drop_mask(graph: ir.Graph, node: ir.Node) -> None:
+    """The mask of an idle Dropout keeps everything."""
+    if len(node.outputs) < 2 or not node.outputs[1].name:
+        return
+    mask, shape = node.outputs[1], node.outputs[1].shape
+    if shape is None or not (mask.uses() or mask.is_graph_output()):
+        return
+    size = ir.Value(name=f"{mask.name}/shape", type=ir.TensorType(ir.DataType.INT64), shape=ir.Shape([len(shape)]))
+    size.const_value = ir.Tensor(np.array(shape.numpy(), np.int64), name=size.name)
+    graph.register_initializer(size)
+    ones = ir.node("ConstantOfShape", [size], {"value": ir.Tensor(np.array([True]), name="value")})
+    ir.convenience.replace_nodes_and_values(graph, node, [], [ones], [mask], ones.outputs)
+
+
+def simplify_inputs(model: ir.Model) -> None:
+    """Drop the region input of Resize where it has no effect, in place."""
+    for node in model.graph.all_nodes():
+        mode = node.attributes.get_string("coordinate_transformation_mode", "half_pixel")
+        if node.domain == "" and node.op_type == "Resize" and len(node.inputs) > 1 and mode != "tf_crop_and_resize":
+            node.replace_input_with(1, None)
+
+
+def name_nodes(model: ir.Model) -> None:
+    """Give nameless nodes the name of their first output and make all names unique, in place.
+
+    Names of graph inputs, graph outputs and of nodes that have one stay.
+    """
+    for node in model.graph.all_nodes():
+        if not node.name:
+            node.name = next((value.name for value in node.outputs if value.name), node.op_type)
+    common.NameFixPass()(model)

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Functions: the model's own are inlined at import, ONNX's own are expanded where no kernel knows the operator."""
+
+from collections.abc import Collection
+
+import onnx
+import onnx_ir as ir
+from onnx import defs, inliner
+from onnx_ir.passes import common
+
+from sparsec.compiler.errors import ModelError
+from sparsec.compiler.importers.light import light_proto, restore_weights
+from sparsec.compiler.importers.limits import MAX_CALL_DEPTH, MAX_NODES, OPSET
+from sparsec.compiler.importers.structure import opset_of
+from sparsec.compiler.importers.walk import subgraphs
+
+OWN_DOMAIN = "sparsec"
+"""Functions of this domain stay calls: the lowering has kernels for them."""
+
+_Key = tuple[str, str]
+
+
+def check_calls(model: onnx.ModelProto) -> None:
+    """Check that inlining the model's local functions ends, and ends small.
+
+    Args:
+        model: a parsed model.
+
+    Raises:
+        ModelError: a function calls itself, calls go too deep, or inlining gives too many nodes.
+    """
+    bodies = {(f.domain, f.name): list(f.node) for f in model.functions}
+    sizes: dict[_Key, int] = {}
+    for key in bodies:
+        _size(key, bodies, sizes, ())
+    total = _count(list(model.graph.node), bodies, sizes, ())
+    if total > MAX_NODES:
+        msg = f"The model has {total} nodes once its functions are inlined; up to {MAX_NODES} are supported."
+        raise ModelError(msg)
+
+
+def _size(key: _Key, bodies: dict[_Key, list[onnx.NodeProto]], sizes: dict[_Key, int], path: tuple[_Key, ...]) -> int:
+    if key in path:
+        msg = f"The local function '{key[0]}.{key[1]}' calls itself."
+        raise ModelError(msg)
+    if len(path) >= MAX_CALL_DEPTH:
+        msg = f"The model's local functions call each other more than {MAX_CALL_DEPTH} deep."
+        raise ModelError(msg)
+    if key not in sizes:
+        sizes[key] = _count(bodies[key], bodies, sizes, (*path, key))
+    return sizes[key]
+
+
+def _count(
+    nodes: list[onnx.NodeProto],
+    bodies: dict[_Key, list[onnx.NodeProto]],
+    sizes: dict[_Key, int],
+    path: tuple[_Key, ...],
+) -> int:
+    total = 0
+    stack = list(nodes)
+    while stack:
+        node = stack.pop()
+        key = (node.domain, node.op_type)
+        total += _size(key, bodies, sizes, path) if key in bodies else 1
+        stack += [inside for graph in subgraphs(node) for inside in graph.node]
+    return total
+
+
+def inline_local_functions(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Replace calls of local functions by their bodies, all but those of domain ``sparsec``.
+
+    Args:
+        model: a parsed model that :func:`check_calls` has passed; may lack its large weights.
+
+    Returns:
+        The model itself if nothing is to be inlined, else another one.
+
+    Raises:
+        ModelError: a function imports another opset than the model, and cannot be converted.
+    """
+    ours = [(f.domain, f.name) for f in model.functions if f.domain == OWN_DOMAIN]
+    if len(ours) == len(model.functions):
+        return model
+    if any(opset_of(f) not in (None, opset_of(model)) for f in model.functions if f.domain != OWN_DOMAIN):
+        if ours:
+            msg = f"The model's functions import other opsets than its graph ({opset_of(model)}). Use one opset."
+            raise ModelError(msg)
+        return inliner.inline_local_functions(model, convert_version=True)
+    return inliner.inline_selected_functions(model, ours, exclude=True)
+
+
+def expand_function_ops(model: ir.Model, keep: Collection[str]) -> ir.Model:
+    """Replace operators that ONNX defines by others, again and again, until only ``keep`` and primitives are left.
+
+    Function bodies that depend on the types of the inputs are included.
+
+    Args:
+        model: an imported model.
+        keep: operator types of ONNX's own domain to leave as they are.
+
+    Returns:
+        The model itself if nothing was to be expanded, else another one that shares the weights; either way
+        with static shapes, folded and clean like an imported one.
+
+    Raises:
+        ModelError: a body does not end up with static shapes.
+    """
+    from sparsec.compiler.importers.finish import finish
+
+    expanded = expand_once(model, keep)
+    while expanded is not model:
+        model = expanded
+        finish(model)
+        expanded = expand_once(model, keep)
+    return model
+
+
+def expand_once(model: ir.Model, keep: Collection[str]) -> ir.Model:
+    """One round of :func:`expand_function_ops`, without cleaning up."""
+    targets = sorted({n.op_type for n in model.graph.all_nodes() if n.domain == "" and n.op_type not in keep})
+    targets = [op_type for op_type in targets if has_body(op_type)]
+    if not targets:
+        return model
+    proto, weights = light_proto(model)
+    ids = [("", op_type) for op_type in targets]
+    proto = inliner.inline_selected_functions(proto, ids, exclude=False, inline_schema_functions=True)
+    return restore_weights(proto, weights)
+
+
+def has_body(op_type: str, version: int = OPSET) -> bool:
+    """Whether ONNX defines an operator by a function of others in a version."""
+    if not defs.has(op_type, version, ""):
+        return False
+    schema = defs.get_schema(op_type, version, "")
+    return bool(schema.has_function or schema.has_context_dependent_function)

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""To one opset. ONNX's converter does most of it; here is what it leaves out or gets wrong.
+
+Three ways: a model whose operators have the same form in both versions is only relabelled; operators newer than OPSET
+are first expanded to the functions that define them; everything else goes through the converter.
+"""
+
+from collections.abc import Sequence
+
+import onnx
+import onnx_ir as ir
+from onnx import defs, inliner, version_converter
+
+from sparsec.compiler.errors import UnsupportedError
+from sparsec.compiler.importers.functions import has_body
+from sparsec.compiler.importers.legacy import LEGACY, modernise
+from sparsec.compiler.importers.light import light_proto, restore_weights
+from sparsec.compiler.importers.limits import IR_VERSION, OPSET
+from sparsec.compiler.importers.structure import opset_of
+from sparsec.compiler.importers.walk import all_nodes
+
+_UNCONVERTIBLE = {("Scan", 8): "its inputs changed in opset 9"}
+"""Operators that ONNX's converter hands on unchanged from this opset although they mean something else since."""
+
+
+def convert_opset(model: ir.Model) -> ir.Model:
+    """Bring a model to OPSET.
+
+    Args:
+        model: a model whose local functions are inlined, but for those of domain ``sparsec``. Left as it was.
+
+    Returns:
+        A model of its own; it shares the weights' memory.
+
+    Raises:
+        UnsupportedError: an operator has no counterpart in OPSET.
+    """
+    proto, weights = light_proto(model)
+    del proto.functions[:]
+    version = opset_of(proto) or OPSET
+    legacy = {
+        node.output[0]: node.op_type
+        for node in all_nodes(proto)
+        if node.output and version < LEGACY.get(node.op_type, 0)
+    }
+    proto = _downgrade(proto, version) if version > OPSET else _upgrade(proto, version)
+    _label(proto)
+    converted = restore_weights(proto, weights)
+    modernise(converted, legacy)
+    converted.functions.update(model.functions)
+    return converted
+
+
+def _label(model: onnx.ModelProto) -> None:
+    others = [entry for entry in model.opset_import if entry.domain not in ("", "ai.onnx")]
+    del model.opset_import[:]
+    model.opset_import.add(domain="", version=OPSET)
+    model.opset_import.extend(others)
+    model.ir_version = IR_VERSION
+
+
+def _upgrade(model: onnx.ModelProto, version: int) -> onnx.ModelProto:
+    changed = [node for node in all_nodes(model) if not _same_form(node, version)]
+    for node in changed:
+        reason = _UNCONVERTIBLE.get((node.op_type, version))
+        if reason is not None:
+            msg = f"Operator {node.op_type!r} of opset {version}, node {node.name!r}: {reason}. Export with opset 9."
+            raise UnsupportedError(msg)
+    return _convert(model, version, changed) if changed else model
+
+
+def _downgrade(model: onnx.ModelProto, version: int) -> onnx.ModelProto:
+    newer = sorted({n.op_type for n in all_nodes(model) if n.domain == "" and not defs.has(n.op_type, OPSET, "")})
+    ids = [("", op_type) for op_type in newer if has_body(op_type, version)]
+    if ids:
+        model = inliner.inline_selected_functions(model, ids, exclude=False, inline_schema_functions=True)
+    changed = [node for node in all_nodes(model) if _since(node, version) != _since(node, OPSET)]
+    return _convert(model, version, changed) if changed else model
+
+
+def _convert(model: onnx.ModelProto, version: int, changed: Sequence[onnx.NodeProto]) -> onnx.ModelProto:
+    names = ", ".join(sorted({repr(node.op_type) for node in changed}))
+    model.ir_version = IR_VERSION  # before version 4, weights had to be inputs as well
+    try:
+        return version_converter.convert_version(model, OPSET)
+    except (RuntimeError, version_converter.ConvertError) as error:
+        msg = f"Operator {names}: conversion from opset {version} to {OPSET} failed. ONNX says: {error}"
+        raise UnsupportedError(msg) from error
+
+
+def _since(node: onnx.NodeProto, version: int) -> int | None:
+    """The opset that introduced a node's operator in the form of a version; None if that has no such operator."""
+    if node.domain not in ("", "ai.onnx") or not defs.has(node.op_type, version, ""):
+        return None
+    schema = defs.get_schema(node.op_type, version, "")
+    return None if schema.deprecated else int(schema.since_version)
+
+
+def _same_form(node: onnx.NodeProto, version: int) -> bool:
+    """Whether a node may keep its spelling, because its parameters and defaults are the same in both versions."""
+    theirs, ours = _since(node, version), _since(node, OPSET)
+    if theirs is None or ours is None:
+        return theirs == ours
+    return theirs == ours or _form(node.op_type, theirs) == _form(node.op_type, ours)
+
+
+def _form(op_type: str, version: int) -> tuple[object, ...]:
+    schema = defs.get_schema(op_type, version, "")
+    attributes = sorted(
+        (name, str(a.type), a.required, a.default_value.SerializeToString(deterministic=True))
+        for name, a in schema.attributes.items()
+    )
+    inputs, outputs = ([(p.name, str(p.option)) for p in side] for side in (schema.inputs, schema.outputs))
+    return attributes, inputs, outputs

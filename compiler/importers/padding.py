@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`auto_pad` and the `output_shape` of a transposed convolution, said as explicit pads."""
+
+from collections.abc import Sequence
+
+import onnx_ir as ir
+
+_WINDOWED = frozenset(("Conv", "ConvInteger", "QLinearConv", "MaxPool", "AveragePool", "LpPool", "ConvTranspose"))
+_WEIGHT_INPUT = {"Conv": 1, "ConvInteger": 1, "ConvTranspose": 1, "QLinearConv": 3}
+
+
+def make_padding_explicit(model: ir.Model) -> None:
+    """Replace `auto_pad` by the pads it stands for, in place.
+
+    Formulas: the operators' pages in ONNX's specification.
+
+    Args:
+        model: a model with static shapes.
+    """
+    for node in model.graph:
+        if node.domain == "" and node.op_type in _WINDOWED:
+            _pad(node)
+
+
+def _pad(node: ir.Node) -> None:
+    mode = node.attributes.get_string("auto_pad", "NOTSET")
+    fixed = node.op_type == "ConvTranspose" and "output_shape" in node.attributes
+    node.attributes.pop("auto_pad", None)
+    if mode == "NOTSET" and not fixed:
+        return
+    sizes, outputs, kernel = _spatial(node.inputs[0]), _spatial(node.outputs[0]), _kernel(node)
+    strides = node.attributes.get_ints("strides", [1] * len(kernel))
+    dilations = node.attributes.get_ints("dilations", [1] * len(kernel))
+    reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
+    if node.op_type == "ConvTranspose":
+        extra = node.attributes.get_ints("output_padding", [0] * len(kernel))
+        totals = [s * (i - 1) + e + r - o for s, i, e, r, o in zip(strides, sizes, extra, reach, outputs, strict=True)]
+        node.attributes.pop("output_shape", None)
+    else:
+        totals = [(o - 1) * s + r - i for o, s, r, i in zip(outputs, strides, reach, sizes, strict=True)]
+    if mode == "VALID" and not fixed:
+        totals = [0] * len(kernel)
+    _set_pads(node, [max(total, 0) for total in totals], upper=mode == "SAME_UPPER")
+
+
+def _set_pads(node: ir.Node, totals: Sequence[int], *, upper: bool) -> None:
+    """Halve each total; the odd one goes to the end for SAME_UPPER, to the beginning otherwise."""
+    small, large = [total // 2 for total in totals], [total - total // 2 for total in totals]
+    pads = [*small, *large] if upper else [*large, *small]
+    node.attributes["pads"] = ir.AttrInt64s("pads", pads)
+    if "ceil_mode" in node.attributes:
+        node.attributes.pop("ceil_mode")  # the pads make the division exact, or VALID rounds down
+
+
+def _spatial(value: ir.Value | None) -> list[int]:
+    return [] if value is None or value.shape is None else [int(dim) for dim in value.shape.numpy()[2:]]
+
+
+def _kernel(node: ir.Node) -> Sequence[int]:
+    if "kernel_shape" in node.attributes:
+        return node.attributes["kernel_shape"].as_ints()
+    return _spatial(node.inputs[_WEIGHT_INPUT[node.op_type]])
