@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: Apache-2.0
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import onnx_ir as ir
+import onnx_ir.passes.common as ir_passes
+import pytest
+
+from sparsec.compiler.errors import ModelError, PassError, RecipeError
+from sparsec.compiler.options import build, parse_call
+from sparsec.compiler.pass_manager import (
+    Instrument,
+    LayerRecord,
+    Pass,
+    PassContext,
+    PassManager,
+    PassResult,
+)
+
+TEXT = '<ir_version: 10, opset_import: ["": 21]>\ng (float[2] x) => (float[2] y) { h = Relu(x) y = Neg(h) }'
+
+
+@dataclass(frozen=True)
+class Tune(Pass):
+    name: ClassVar[str] = "tune"
+    steps: int
+    rate: float = 0.5
+    fast: bool = False
+    mode: Literal["near", "far"] = "near"
+    label: str = "x"
+    ignore: tuple[str, ...] = ()
+
+    def run(self, model, context):
+        model.graph[0].name = f"tuned by {self.steps}"
+        return PassResult(model, True, (LayerRecord("h", "tuned"),))
+
+
+@dataclass(frozen=True)
+class Fail(Pass):
+    name: ClassVar[str] = "fail"
+    kind: ClassVar[Exception] = ValueError("boom")
+
+    def run(self, model, context):
+        raise self.kind
+
+
+@pytest.fixture
+def model():
+    return ir.from_onnx_text(TEXT)
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        Tune(3),
+        Tune(-1, rate=1e-7, fast=True, mode="far", label="two words", ignore=("a", "b c", "*[0]", 'q"', "ö", "")),
+        Tune(0, label="null", ignore=("true", "1")),
+    ],
+)
+def test_text_form_is_read_back(step):
+    name, options = parse_call(str(step))
+    assert name == "tune"
+    assert build(Tune, name, options) == step
+
+
+def test_text_form_looks_so():
+    assert str(Tune(3, ignore=("a", "b*"))) == "tune{steps=3 rate=0.5 fast=false mode=near label=x ignore=[a,b*]}"
+    assert parse_call(" prune-blocks{ rows = 4,cols=1 ignore=[a, b] } ") == (
+        "prune-blocks",
+        {"rows": "4", "cols": "1", "ignore": ["a", "b"]},
+    )
+    assert parse_call("fold-constants{}") == ("fold-constants", {})
+
+
+HINT = "; expected a form such as 'prune-blocks{rows=4 density=0.5}'."
+MALFORMED = {
+    "": "a pass name comes first",
+    "{a=1}": "a pass name comes first",
+    "tune{steps=1": "options stand between '{' and '}'",
+    "tune steps=1": "options stand between '{' and '}'",
+    "tune{steps}": "'steps' is not of the form option=value",
+    "tune{steps=}": "option 'steps' has no value, or a list without its ']'",
+    "tune{ignore=[a}": "option 'ignore' has no value, or a list without its ']'",
+    "tune{steps=1 steps=2}": "option 'steps' is given twice",
+    'tune{label="open}': "the character '\"' does not fit",
+}
+
+
+@pytest.mark.parametrize("text", MALFORMED)
+def test_malformed_text_gives_this_message(text):
+    with pytest.raises(RecipeError) as caught:
+        parse_call(text)
+    assert str(caught.value) == f"Pass text '{text}': {MALFORMED[text]}{HINT}"
+
+
+BAD = {
+    "tune": "Pass 'tune': option 'steps' is missing; it has no default.",
+    "tune{steps=1.5}": "Pass 'tune': option 'steps' is 1.5, expected an integer.",
+    "tune{steps=true}": "Pass 'tune': option 'steps' is true, expected an integer.",
+    "tune{steps=1 rate=fast}": "Pass 'tune': option 'rate' is fast, expected a number.",
+    "tune{steps=1 rate=nan}": "Pass 'tune': option 'rate' is nan, expected a number.",
+    "tune{steps=1 fast=1}": "Pass 'tune': option 'fast' is 1, expected true or false.",
+    "tune{steps=1 mode=nera}": "Pass 'tune', option 'mode': Unknown value 'nera'; expected one of: far, near. "
+    "Did you mean 'near'?",
+    "tune{steps=1 label=[a]}": "Pass 'tune': option 'label' is ['a'], expected a text.",
+    "tune{step=1}": "Pass 'tune': Unknown option 'step'; expected one of: fast, ignore, label, mode, rate, steps. "
+    "Did you mean 'steps'?",
+}
+
+
+@pytest.mark.parametrize("text", BAD)
+def test_bad_option_gives_this_message(text):
+    with pytest.raises(RecipeError) as caught:
+        build(Tune, *parse_call(text))
+    assert str(caught.value) == BAD[text]
+
+
+def test_typed_options_are_not_converted():
+    assert build(Tune, "tune", {"steps": 1, "rate": 1, "ignore": ["a"]}) == Tune(1, 1.0, ignore=("a",))
+    with pytest.raises(RecipeError, match="option 'steps' is 1, expected an integer"):
+        build(Tune, "tune", {"steps": "1"})
+    with pytest.raises(RecipeError, match=r"option 'ignore' is .*, expected a list of texts"):
+        build(Tune, "tune", {"steps": 1, "ignore": [1]})
+
+
+def test_manager_runs_in_order_on_a_copy(model):
+    progress = []
+    context = PassContext(reporter=lambda *seen: progress.append(seen))
+    result = PassManager([Tune(1), Tune(2)]).run(model, context)
+    assert next(node.name for node in result.model.graph) == "tuned by 2"
+    assert not any((node.name or "").startswith("tuned") for node in model.graph)
+    assert [(step.name, step.changed) for step in result.steps] == [("tune", True)] * 2
+    assert result.steps[0].records == (LayerRecord("h", "tuned"),)
+    assert result.changed
+    assert progress == [("tune", 0, 2), ("tune", 1, 2)]
+
+
+def test_passes_of_onnx_ir_stand_in_a_pipeline(model):
+    manager = PassManager([ir_passes.CommonSubexpressionEliminationPass(), Tune(1)])
+    assert str(manager).startswith("common-subexpression-elimination,tune{")
+    assert [step.name for step in manager.run(model).steps] == ["common-subexpression-elimination", "tune"]
+
+
+def test_empty_pipeline_changes_nothing(model):
+    result = PassManager([]).run(model)
+    assert not result.changed
+    assert [node.op_type for node in result.model.graph] == ["Relu", "Neg"]
+
+
+FAILURES = [
+    (ValueError("boom"), PassError, "Pass 'fail' failed with ValueError: boom Ran before it: tune."),
+    (PassError("Pass 'fail' on 'h': no."), PassError, "Pass 'fail' on 'h': no. Ran before it: tune."),
+    (ModelError("Value 'h' is odd."), ModelError, "Pass 'fail': Value 'h' is odd. Ran before it: tune."),
+    (KeyError(), PassError, "Pass 'fail' failed with KeyError: KeyError Ran before it: tune."),
+]
+
+
+@pytest.mark.parametrize(("error", "kind", "message"), FAILURES)
+def test_failure_names_the_pass_and_what_had_run(error, kind, message, model):
+    step = type("Broken", (Fail,), {"kind": error})()
+    with pytest.raises(kind) as caught:
+        PassManager([Tune(1), step]).run(model)
+    assert type(caught.value) is kind
+    assert str(caught.value) == message
+    assert caught.value.__cause__ is error
+
+
+def test_requirements_are_checked_before_anything_runs(model):
+    ran = []
+
+    class Watch(Instrument):
+        def start(self, model, context):
+            ran.append("start")
+
+    needy = type("Needy", (Fail,), {"name": "needy", "requires": ("calibration",)})()
+    with pytest.raises(PassError, match=r"Pass 'needy' needs calibration data\. Give --calibration FILE\.npz"):
+        PassManager([Tune(1), needy], [Watch()]).run(model)
+    odd = type("Odd", (Fail,), {"name": "odd", "requires": ("moon",)})()
+    with pytest.raises(PassError, match="Pass 'odd' requires unknown 'moon'"):
+        PassManager([odd], [Watch()]).run(model)
+    assert ran == []
+
+
+def test_instruments_see_every_pass(model):
+    seen = []
+
+    class Watch(Instrument):
+        def start(self, model, context):
+            seen.append("start")
+
+        def before(self, step, model, context):
+            seen.append(f"before {step.name}")
+
+        def after(self, step, result, context):
+            seen.append(f"after {step.name} {result.changed}")
+
+    PassManager([Tune(1)], [Watch()]).run(model)
+    assert seen == ["start", "before tune", "after tune True"]
