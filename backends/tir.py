@@ -122,7 +122,7 @@ def lower(function: tirx.PrimFunc, name: str, target: tvm.target.Target) -> tupl
     module = tirx.transform.BindTarget(target.with_host(target))(module)
     for make in _PASSES:
         module = make()(module)
-    plain, size = _lift_allocations(_pointer_parameters(mark(module[name])))
+    plain, size = _lift_allocations(_pointer_parameters(_serial(mark(module[name]))))
     return expand(tirx.transform.LowerIntrin()(tvm.IRModule({name: plain}))[name]), size
 
 
@@ -131,6 +131,17 @@ def _named(function: tirx.PrimFunc, name: str) -> tirx.PrimFunc:
     for key, value in attributes.items():
         function = function.with_attr(key, value)
     return function
+
+
+def _serial(function: tirx.PrimFunc) -> tirx.PrimFunc:
+    """Parallel loops would need a runtime with threads."""
+
+    def serial(loop: tirx.For) -> tirx.For:
+        if loop.kind != tirx.ForKind.PARALLEL:
+            return loop
+        return tirx.For(loop.loop_var, loop.min, loop.extent, tirx.ForKind.SERIAL, loop.body)
+
+    return function.with_body(tvm_ffi.structural_map(function.body, (tirx.For, serial), order="post"))
 
 
 def _pointer_parameters(function: tirx.PrimFunc) -> tirx.PrimFunc:

@@ -1,0 +1,241 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Any ONNX operator without a kernel of its own, as plain loops, through TVM's ONNX front end and Relax.
+
+Right, if seldom fast. What TVM does not know, or is known to get wrong, is refused with the operator's name.
+"""
+
+import hashlib
+import math
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import tvm
+from numpy.typing import NDArray
+from tvm import relax, tirx
+from tvm.relax.frontend.onnx import from_onnx
+from tvm.script import tirx as T
+
+from sparsec.backends.fallback_known import refusal
+from sparsec.backends.fallback_legalize import LEGALIZE
+from sparsec.backends.isa import ELEMENT_BYTES
+from sparsec.compiler.errors import UnsupportedError
+from sparsec.compiler.importers.limits import OPSET
+from sparsec.compiler.lowering.kernel import Fallback, FallbackCall
+
+Array = NDArray[Any]
+Reference = tuple[str, int]
+"""A space (``input``, ``constant``, ``temporary``, ``output``) and a number in it."""
+
+_PASSES: tuple[Callable[[], Any], ...] = (
+    relax.transform.DecomposeOpsForInference,
+    lambda: relax.transform.LegalizeOps(LEGALIZE),
+    relax.transform.FoldConstant,
+    relax.transform.AnnotateTIROpPattern,
+    relax.transform.FuseOps,
+    relax.transform.FuseTIR,
+    relax.transform.DeadCodeElimination,
+)
+
+
+def lower_node(node: ir.Node, constants: Sequence[Array | None], *, opset: int = OPSET) -> Fallback:
+    """Lower one ONNX node to calls of TIR functions.
+
+    Args:
+        node: A node of ONNX's own domain whose values have types and static shapes.
+        constants: For each input its value if that is known, else None.
+        opset: What the node's operator and attributes mean.
+
+    Returns:
+        The calls. Arguments number the node's inputs by position, its outputs among those that have a name.
+
+    Raises:
+        UnsupportedError: If TVM has no such operator, or not this use of it; names operator and reason.
+    """
+    reason = refusal(node, constants) or _bad_type(node)
+    if reason:
+        raise _refused(node, reason)
+    model = _one_node_model(node, constants, opset)
+    try:
+        module = _relax(model, opset)
+    except Exception as error:  # the front end raises anything from KeyError to its own FFI errors
+        raise _refused(node, _last_line(error)) from error
+    return _Reader(module, node, _digest(model)).read()
+
+
+def _refused(node: ir.Node, reason: str) -> UnsupportedError:
+    return UnsupportedError(f"Layer '{node.name}': operator '{node.op_type}' is not supported: {reason}")
+
+
+def _last_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[-1] if lines else type(error).__name__).rstrip(".")[:200] + "."
+
+
+def _bad_type(node: ir.Node) -> str:
+    """Why the types of the node's values cannot be compiled; empty if they can."""
+    for value in (*node.inputs, *node.outputs):
+        if value is None or not value.name:
+            continue
+        if value.dtype is None or value.shape is None or not value.shape.is_static():
+            return f"'{value.name}' has no static shape and type."
+        if _dtype(value) not in ELEMENT_BYTES:
+            return f"'{value.name}' has type '{value.dtype.name.lower()}'."
+    return ""
+
+
+def _dtype(value: ir.Value) -> str:
+    """The numpy name of a value's type; of a type that numpy lacks, ONNX's."""
+    name = value.dtype.name.lower() if value.dtype is not None else ""
+    return {"float": "float32", "double": "float64"}.get(name, name)
+
+
+def _one_node_model(node: ir.Node, constants: Sequence[Array | None], opset: int) -> onnx.ModelProto:
+    """The node alone: inputs named by position, known ones as initializers."""
+    proto = ir.to_proto(node)
+    names = [f"i{k}" if value is not None else "" for k, value in enumerate(node.inputs)]
+    named = [value for value in node.outputs if value.name]
+    outputs = {value.name: f"o{k}" for k, value in enumerate(named)}
+    single = onnx.helper.make_node(node.op_type, names, [outputs.get(name, "") for name in proto.output])
+    single.attribute.extend(proto.attribute)
+    known = [onnx.numpy_helper.from_array(a, names[k]) for k, a in enumerate(constants) if a is not None and names[k]]
+    ports = [_port(names[k], v) for k, v in enumerate(node.inputs) if v is not None and constants[k] is None]
+    results = [_port(f"o{k}", value) for k, value in enumerate(named)]
+    graph = onnx.helper.make_graph([single], "node", ports, results, known)
+    return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)])
+
+
+def _port(name: str, value: ir.Value) -> onnx.ValueInfoProto:
+    assert value.dtype is not None
+    assert value.shape is not None
+    return onnx.helper.make_tensor_value_info(name, value.dtype.value, [int(d) for d in value.shape])  # type: ignore[call-overload]
+
+
+def _digest(model: onnx.ModelProto) -> str:
+    return hashlib.sha256(model.graph.SerializeToString(deterministic=True)).hexdigest()[:12]
+
+
+def _relax(model: onnx.ModelProto, opset: int) -> tvm.IRModule:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        module = from_onnx(model, opset=opset, keep_params_in_input=False)
+    with tvm.target.Target("llvm"):
+        for make in _PASSES:
+            module = make()(module)
+    return module
+
+
+@dataclass
+class _Reader:
+    """Reads the calls out of a Relax function whose operators have all become TIR functions."""
+
+    module: tvm.IRModule
+    node: ir.Node
+    digest: str
+    places: dict[Any, Any] = field(default_factory=dict)
+    """By Relax variable: a reference, or a tuple of them."""
+    calls: list[tuple[str, list[Reference]]] = field(default_factory=list)
+    functions: dict[str, Any] = field(default_factory=dict)
+    constants: list[Array] = field(default_factory=list)
+    temporaries: list[int] = field(default_factory=list)
+
+    def read(self) -> Fallback:
+        """All calls in order, with the last ones writing the node's outputs."""
+        main = self.module["main"]
+        for param in main.params:
+            self.places[param] = ("input", int(str(param.name)[1:]))
+        for binding in _bindings(main):
+            self.places[binding.var] = self._value(binding.value)
+        result = self._value(main.body.body if isinstance(main.body, relax.SeqExpr) else main.body)
+        self._deliver(result if isinstance(result, tuple) and not _is_reference(result) else (result,))
+        calls = tuple(FallbackCall(symbol, tuple(arguments)) for symbol, arguments in self.calls)
+        return Fallback(calls, self.functions, tuple(self.constants), tuple(self.temporaries))
+
+    def _value(self, value: Any) -> Any:
+        """The reference of a Relax value, or a tuple of references; calls are recorded."""
+        if isinstance(value, tvm.ir.GenericConst):
+            self.constants.append(np.ascontiguousarray(value.value.numpy()))
+            return ("constant", len(self.constants) - 1)
+        if isinstance(value, tvm.ir.Tuple):
+            return tuple(self._value(item) for item in value.fields)
+        if isinstance(value, tvm.ir.TupleGetItem):
+            return self._value(value.tuple_value)[value.index]
+        return self.places[value] if isinstance(value, tvm.ir.Var) else self._call(value)
+
+    def _call(self, call: Any) -> Any:
+        """Record a ``call_tir``; anything else has no TIR function."""
+        name = getattr(getattr(call, "op", None), "name", type(call).__name__)
+        if name != "relax.call_tir" or len(call.args) != 2:
+            raise _refused(self.node, f"there is no code for its part '{name}'.")
+        types = call.ty_args[0]
+        several = isinstance(types, tvm.ir.TupleType)
+        results = tuple(self._temporary(part) for part in (types.fields if several else (types,)))
+        arguments = [self._value(argument) for argument in call.args[1].fields]
+        self.calls.append((self._add(self.module[call.args[0]]), [*arguments, *results]))
+        return results if several else results[0]
+
+    def _temporary(self, kind: Any) -> Reference:
+        shape = [dim.value if isinstance(dim, tirx.IntImm) else None for dim in kind.shape]
+        if None in shape:
+            raise _refused(self.node, "the shape of its result depends on the data.")
+        self.temporaries.append(math.prod(shape) * ELEMENT_BYTES[str(kind.dtype)])
+        return ("temporary", len(self.temporaries) - 1)
+
+    def _add(self, function: tirx.PrimFunc) -> str:
+        symbol = f"{self.node.op_type.lower()}_{self.digest}_{len(self.functions)}"
+        self.functions[symbol] = function
+        return symbol
+
+    def _deliver(self, results: Sequence[Reference]) -> None:
+        """Let the results be written to the outputs directly where they can be, else copy them."""
+        named = [value for value in self.node.outputs if value.name]
+        moved: dict[Reference, Reference] = {}
+        for index, (result, value) in enumerate(zip(results, named, strict=True)):
+            self._check(result, value)
+            if result[0] == "temporary" and result not in moved:
+                moved[result] = ("output", index)
+            else:
+                self.calls.append((self._add(_copy(value)), [result, ("output", index)]))
+        self.calls = [(symbol, [moved.get(a, a) for a in arguments]) for symbol, arguments in self.calls]
+        self._renumber()
+
+    def _renumber(self) -> None:
+        """Drop the temporaries that became outputs."""
+        used = sorted({n for _, arguments in self.calls for space, n in arguments if space == "temporary"})
+        place = {("temporary", old): ("temporary", new) for new, old in enumerate(used)}
+        self.temporaries = [self.temporaries[old] for old in used]
+        self.calls = [(symbol, [place.get(a, a) for a in arguments]) for symbol, arguments in self.calls]
+
+    def _check(self, result: Reference, value: ir.Value) -> None:
+        """TVM's idea of a result's size must be ONNX's."""
+        size = math.prod(int(dim) for dim in value.shape or ()) * ELEMENT_BYTES[_dtype(value)]
+        found = {"temporary": lambda n: self.temporaries[n], "constant": lambda n: self.constants[n].nbytes}
+        if result[0] in found and found[result[0]](result[1]) != size:
+            raise _refused(self.node, f"TVM gives '{value.name}' another type or shape than ONNX.")
+
+
+def _bindings(function: relax.Function) -> Iterator[Any]:
+    blocks = function.body.blocks if isinstance(function.body, relax.SeqExpr) else ()
+    return (binding for block in blocks for binding in block.bindings)
+
+
+def _is_reference(value: tuple[Any, ...]) -> bool:
+    return len(value) == 2 and isinstance(value[0], str)
+
+
+def _copy(value: ir.Value) -> tirx.PrimFunc:
+    """A function that copies a whole value."""
+    count, dtype = math.prod(int(dim) for dim in value.shape or ()), _dtype(value)
+
+    @T.prim_func(private=True)
+    def copy(x: T.handle(dtype), y: T.handle(dtype)) -> None:  # type: ignore[valid-type]
+        X = T.decl_buffer((count,), dtype, data=x)
+        Y = T.decl_buffer((count,), dtype, data=y)
+        for i in T.serial(count):
+            Y[i] = X[i]
+
+    return copy
