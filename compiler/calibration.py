@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Calibration: real inputs of a model, and what its values do on them."""
 
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 import onnx_ir as ir
+from numpy.lib.npyio import NpzFile
 
 from sparsec.compiler.errors import DataError
 from sparsec.compiler.pass_manager import Reporter, silent
@@ -50,14 +52,16 @@ class Calibration:
             DataError: If it cannot be read, or see the class.
         """
         try:
-            with np.load(path, allow_pickle=False) as archive:
-                if not hasattr(archive, "files"):
-                    msg = f"Calibration '{path}' is a single array; expected an .npz with one for each model input."
-                    raise DataError(msg)
-                return cls({name: archive[name] for name in archive.files})
-        except (OSError, ValueError, BadZipFile, EOFError, MemoryError) as error:
+            archive = np.load(path, allow_pickle=False)
+            if not isinstance(archive, NpzFile):
+                msg = f"Calibration '{path}' is a single array; expected an .npz with one for each model input."
+                raise DataError(msg)
+            with archive:
+                arrays = {name: archive[name] for name in archive.files}
+        except (OSError, ValueError, EOFError, MemoryError, OverflowError, BadZipFile, zlib.error) as error:
             msg = f"Calibration '{path}' cannot be read as .npz of plain arrays: {error}."
             raise DataError(msg) from error
+        return cls(arrays)
 
     @property
     def samples(self) -> int:
