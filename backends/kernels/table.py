@@ -1,7 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every kernel of the CPU targets."""
 
+from sparsec.backends.kernels.convolution import ConvolutionKernel
 from sparsec.backends.kernels.elementwise import ElementwiseKernel
+from sparsec.backends.kernels.pad import PadKernel
 from sparsec.compiler.lowering.kernel import Kernel
 
-KERNELS: tuple[Kernel, ...] = (ElementwiseKernel(),)
+KERNELS: tuple[Kernel, ...] = (
+    ConvolutionKernel(),
+    ElementwiseKernel(),
+    PadKernel(),
+)

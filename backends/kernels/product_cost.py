@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Prices of kernels that multiply and accumulate, and the names of the profile's numbers they use.
+
+Besides those of `sparsec.backends.kernels.cost`, with ``<dtype>`` ``float32`` or ``int8``:
+
+- ``<dtype>_macs_per_us``: multiply-accumulates a microsecond in a register tile without tails, operands in cache;
+- ``vector_lanes``: float32 in the widest vector;
+- ``vector_registers``: how many vectors a tile may keep in registers;
+- ``mac_chains``: independent sums that keep the multipliers busy;
+- ``load_macs``: multiply-accumulate instructions in whose time one vector is loaded, or one weight broadcast;
+- ``spill_factor``: slowdown of a tile that does not fit the registers;
+- ``tile_us``: microseconds to start and finish a register tile, its epilogue's arithmetic aside;
+- ``block_us``: microseconds to find the operand of one nonzero block.
+"""
+
+from collections.abc import Iterable
+from math import prod
+
+from sparsec.backends.kernels.cost import expression_operations
+from sparsec.backends.kernels.positions import Tile
+from sparsec.compiler.lowering.kernel import Profile
+from sparsec.compiler.lowering.ops import Convolution, Epilogue
+
+
+def step_us(dtype: str, rows: int, vectors: int, profile: Profile, splats: bool = True) -> float:
+    """Microseconds of one element of the sum for a register tile of rows x vectors.
+
+    Args:
+        dtype: Of the activations.
+        rows: Weights that are broadcast (or activations, where weights are the vectors).
+        vectors: Vectors that are loaded.
+        profile: Of the machine.
+        splats: Whether each row takes a load of its own.
+    """
+    loads = vectors + (rows if splats else 0)
+    macs = max(rows * vectors, profile["mac_chains"], loads * profile["load_macs"])
+    needed = rows * vectors + vectors + 1
+    spills = profile["spill_factor"] if needed > profile["vector_registers"] else 1.0
+    return macs * mac_us(dtype, profile) * spills
+
+
+def mac_us(dtype: str, profile: Profile) -> float:
+    """Microseconds of one vector multiply-accumulate."""
+    if dtype == "uint8":
+        return 4 * profile["vector_lanes"] / profile["int8_macs_per_us"]
+    return profile["vector_lanes"] / profile["float32_macs_per_us"]
+
+
+def epilogue_us(epilogue: Epilogue, vectors: float, profile: Profile) -> float:
+    """Microseconds to finish and store so many vectors."""
+    operations = 2 + expression_operations(epilogue.expression) + len(epilogue.operands)
+    return vectors * operations * profile["vector_lanes"] / profile["float32_ops_per_us"]
+
+
+def tile_cost(
+    op: Convolution, tile: Tile, tiles: Iterable[tuple[int, int, float]], steps: float, profile: Profile
+) -> float:
+    """Microseconds of a convolution from its register tiles, or of streaming its weights if that is longer.
+
+    Args:
+        op: The convolution.
+        tile: Its nominal tile.
+        tiles: (filters, vectors, how often) of the tiles of one group.
+        steps: Elements of each sum, summed over groups.
+        profile: Of the machine.
+    """
+    each = list(tiles)
+    compute = sum(count * step_us(op.dtype, rows, vectors, profile) for rows, vectors, count in each) * steps
+    finish = sum(
+        count * op.groups * (profile["tile_us"] + epilogue_us(op.epilogue, rows * vectors, profile))
+        for rows, vectors, count in each
+    )
+    places = sum(count for *_, count in each) / max(1, -(-op.filters // op.groups // tile.filters))
+    streamed = 4 * steps * (op.filters // op.groups) * places / profile["bytes_per_us"]
+    written = (1 if op.epilogue.dtype == "uint8" else 4) * op.filters * prod(op.out_size) / profile["bytes_per_us"]
+    return profile["call_us"] + max(compute, streamed) + max(finish, written)
