@@ -38,8 +38,9 @@ def to_onnx(model: ir.Model) -> onnx.ModelProto:
 def from_qdq(model: ir.Model) -> ir.Model:
     """Turn DequantizeLinear over constants back into initializers, in place.
 
-    int8 weights of layers (and uint8 ones with zero point 128) become `EncodedTensor`; int32 biases become
-    float32. Asymmetric weights, and DequantizeLinear of anything else, stay.
+    int8 weights of layers (and uint8 ones with zero point 128) become `EncodedTensor` with a scale per channel,
+    one scale for the whole tensor being repeated; int32 biases become float32. Asymmetric weights, and
+    DequantizeLinear of anything else, stay.
 
     Returns:
         The same model.
@@ -112,16 +113,15 @@ def _weight(node: ir.Node) -> EncodedTensor | None:
     axis = axes.pop() if len(axes) == 1 else None
     if axis is None or middle is None or codes.ndim < 2 or (zero != middle).any():
         return None
-    per_tensor = scales.size == 1
     along = node.attributes.get_int("axis", 1) % codes.ndim == axis and scales.shape == (codes.shape[axis],)
-    if not (per_tensor or along) or scales.dtype != np.float32 or not (scales > 0).all():
+    if not (scales.size == 1 or along) or scales.dtype != np.float32 or not (scales > 0).all():
         return None
     plain = (codes.astype(np.int16) - middle).astype(np.int8)
     matrix = as_matrix(plain, axis)
     pattern = _pattern(node, matrix)
-    encoding = Encoding(pattern, Quant(8, "tensor" if per_tensor else "channel"))
     mask = from_matrix(pattern.cover(matrix != 0), codes.shape, axis)
-    return EncodedTensor(None, encoding, mask, axis, codes=plain, scales=scales.reshape(-1))
+    wide = np.broadcast_to(scales.reshape(-1), codes.shape[axis])
+    return EncodedTensor(None, Encoding(pattern, Quant(8, "channel")), mask, axis, codes=plain, scales=wide)
 
 
 def _pattern(node: ir.Node, matrix: Array) -> Pattern:
@@ -143,8 +143,9 @@ def _replace(graph: ir.Graph, node: ir.Node, tensor: Any) -> None:
     tensor.name = name
     value = ir.val(name, const_value=tensor)
     output.replace_all_uses_with(value)
+    operands = [operand for operand in node.inputs if operand is not None]
     graph.remove(node, safe=True)
     graph.register_initializer(value)
-    for used in node.inputs:
-        if used is not None and not used.uses() and used.name and used.name in graph.initializers:
-            del graph.initializers[used.name]
+    for operand in operands:
+        if operand.is_initializer() and not operand.uses() and not operand.is_graph_output():
+            graph.initializers.pop(str(operand.name))
