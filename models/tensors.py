@@ -105,10 +105,10 @@ def read_safetensors(path: Path) -> dict[str, NDArray[Any]]:
     Raises:
         ModelError: If the header does not describe the file.
     """
-    data = path.read_bytes()
+    data = memoryview(path.read_bytes())
     start = 8 + int.from_bytes(data[:8], "little")
     try:
-        header = json.loads(data[8:start])
+        header = json.loads(bytes(data[8:start]))
         header.pop("__metadata__", None)
         return {name: _view(data[start:], entry) for name, entry in header.items()}
     except (ValueError, KeyError, TypeError) as error:
@@ -116,7 +116,7 @@ def read_safetensors(path: Path) -> dict[str, NDArray[Any]]:
         raise ModelError(msg) from error
 
 
-def _view(values: bytes, entry: Mapping[str, Any]) -> NDArray[Any]:
+def _view(values: memoryview, entry: Mapping[str, Any]) -> NDArray[Any]:
     """One tensor of a safetensors file."""
     first, last = entry["data_offsets"]
     return np.frombuffer(values[first:last], _SAFETENSORS[entry["dtype"]]).reshape(entry["shape"])

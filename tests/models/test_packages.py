@@ -4,6 +4,7 @@
 import hashlib
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -76,3 +77,17 @@ def test_store_comes_from_argument_environment_or_working_folder(tmp_path, monke
     monkeypatch.setenv("SPARSEC_MODELS", str(tmp_path / "elsewhere"))
     assert packages.store() == tmp_path / "elsewhere"
     assert packages.store(tmp_path) == tmp_path
+
+
+def test_tool_comes_from_the_store_unless_the_environment_has_its_version(tmp_path, monkeypatch):
+    monkeypatch.setattr(packages, "PACKAGES", {"toy": pins.Package("toy", "1.0", "MIT")})
+    home = tmp_path / f"toy-1.0-{sys.implementation.cache_tag}"
+    home.mkdir()
+    (home / "sparsec_test_toy.py").write_text("VERSION = 1\n")
+    path = list(sys.path)
+    assert packages.import_tool("toy", "sparsec_test_toy", tmp_path).VERSION == 1
+    assert sys.path == path
+    monkeypatch.delitem(sys.modules, "sparsec_test_toy")
+    monkeypatch.setattr(packages, "_installed_version", lambda _: "1.0")
+    with pytest.raises(ModuleNotFoundError):
+        packages.import_tool("toy", "sparsec_test_toy", tmp_path)
