@@ -2,7 +2,6 @@
 """Golden vectors: inputs and the outputs they must give, stored in an artifact's `selftest.npz`."""
 
 import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,7 +73,7 @@ def load(path: Path, inputs: Sequence[Port], outputs: Sequence[Port], tolerance:
                 {port.name: _read(archive, f"{kind}{i}.npy", port) for i, port in enumerate(ports)}
                 for kind, ports in (("input", inputs), ("output", outputs))
             ]
-    except (OSError, ValueError, KeyError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+    except Exception as error:  # zipfile and numpy have a dozen ways to fail on hostile bytes
         msg = f"File '{path}': damaged golden vectors: {error}. Copy the artifact again, or compile it again."
         raise ArtifactError(msg) from error
     return Golden(groups[0], groups[1], tolerance)

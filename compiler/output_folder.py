@@ -24,12 +24,11 @@ def check_output(folder: Path, may_replace: Callable[[Path], None]) -> None:
         ArtifactError: If something else stands there, or it or its parent is read-only.
     """
     folder = folder.resolve()
-    if folder.exists() and not folder.is_dir():
-        raise ArtifactError(_message(folder, "there is a file of that name", "Choose another folder"))
     for place in (folder, next(parent for parent in folder.parents if parent.exists())):
+        if place.exists() and not place.is_dir():
+            raise ArtifactError(_message(folder, f"'{place}' is no folder", "Choose another"))
         if place.exists() and not (access(place, W_OK) and place.stat().st_mode & _ANY_WRITE):
-            msg = _message(folder, f"'{place}' is read-only", "Make it writable, or choose another folder")
-            raise ArtifactError(msg)
+            raise ArtifactError(_message(folder, f"'{place}' is read-only", "Make it writable, or choose another"))
     if folder.is_dir() and any(folder.iterdir()):
         may_replace(folder)
 
@@ -62,7 +61,7 @@ def staged(folder: Path, may_replace: Callable[[Path], None]) -> Iterator[Path]:
         _remove(created)
         if isinstance(error, OSError):
             found = f"writing failed: {error.strerror or error}"
-            raise ArtifactError(_message(folder, found, "Free space, or choose another folder")) from error
+            raise ArtifactError(_message(folder, found, "Free space, or choose another")) from error
         raise
 
 
