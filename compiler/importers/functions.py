@@ -2,17 +2,17 @@
 """Functions: the model's own are inlined at import, ONNX's own are expanded where no kernel knows the operator."""
 
 from collections.abc import Collection
+from typing import Any
 
 import onnx
 import onnx_ir as ir
 from onnx import defs, inliner
-from onnx_ir.passes import common
 
 from sparsec.compiler.errors import ModelError
 from sparsec.compiler.importers.light import light_proto, restore_weights
 from sparsec.compiler.importers.limits import MAX_CALL_DEPTH, MAX_NODES, OPSET
 from sparsec.compiler.importers.structure import opset_of
-from sparsec.compiler.importers.walk import subgraphs
+from sparsec.compiler.importers.walk import all_nodes, subgraphs
 
 OWN_DOMAIN = "sparsec"
 """Functions of this domain stay calls: the lowering has kernels for them."""
@@ -90,47 +90,44 @@ def inline_local_functions(model: onnx.ModelProto) -> onnx.ModelProto:
     return inliner.inline_selected_functions(model, ours, exclude=True)
 
 
-def expand_function_ops(model: ir.Model, keep: Collection[str]) -> ir.Model:
-    """Replace operators that ONNX defines by others, again and again, until only ``keep`` and primitives are left.
+def expand_once(model: ir.Model, targets: Collection[str]) -> ir.Model:
+    """Replace operators by the functions that define them in ONNX's specification.
 
-    Function bodies that depend on the types of the inputs are included.
+    Bodies that depend on the types of the inputs are included. What a body calls is expanded only if it is a target.
 
     Args:
-        model: an imported model.
-        keep: operator types of ONNX's own domain to leave as they are.
+        model: a model of opset OPSET.
+        targets: operator types of ONNX's own domain that have a body, see :func:`has_body`.
 
     Returns:
-        The model itself if nothing was to be expanded, else another one that shares the weights; either way
-        with static shapes, folded and clean like an imported one.
-
-    Raises:
-        ModelError: a body does not end up with static shapes.
+        Another model that shares the weights.
     """
-    from sparsec.compiler.importers.finish import finish
-
-    expanded = expand_once(model, keep)
-    while expanded is not model:
-        model = expanded
-        finish(model)
-        expanded = expand_once(model, keep)
-    return model
-
-
-def expand_once(model: ir.Model, keep: Collection[str]) -> ir.Model:
-    """One round of :func:`expand_function_ops`, without cleaning up."""
-    targets = sorted({n.op_type for n in model.graph.all_nodes() if n.domain == "" and n.op_type not in keep})
-    targets = [op_type for op_type in targets if has_body(op_type)]
-    if not targets:
-        return model
     proto, weights = light_proto(model)
-    ids = [("", op_type) for op_type in targets]
+    spell_defaults(proto, targets, OPSET)
+    ids = [("", op_type) for op_type in sorted(targets)]
     proto = inliner.inline_selected_functions(proto, ids, exclude=False, inline_schema_functions=True)
     return restore_weights(proto, weights)
+
+
+def spell_defaults(model: onnx.ModelProto, targets: Collection[str], version: int) -> None:
+    """Write default attributes out, in place: a body refers to them, and ONNX's inliner leaves them empty.
+
+    Args:
+        model: a parsed model.
+        targets: operator types of ONNX's own domain.
+        version: the model's opset.
+    """
+    for node in all_nodes(model):
+        if node.domain == "" and node.op_type in targets:
+            present = {attribute.name for attribute in node.attribute}
+            for name, attribute in defs.get_schema(node.op_type, version, "").attributes.items():
+                if name not in present and attribute.default_value.name:
+                    node.attribute.append(attribute.default_value)
 
 
 def has_body(op_type: str, version: int = OPSET) -> bool:
     """Whether ONNX defines an operator by a function of others in a version."""
     if not defs.has(op_type, version, ""):
         return False
-    schema = defs.get_schema(op_type, version, "")
+    schema: Any = defs.get_schema(op_type, version, "")
     return bool(schema.has_function or schema.has_context_dependent_function)

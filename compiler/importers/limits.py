@@ -48,3 +48,6 @@ FOLDING_ROUNDS: Final = 8
 
 MAX_CALL_DEPTH: Final = 64
 """How deep local functions may call each other."""
+
+NOT_IN_ONNXRUNTIME: Final = frozenset(("Swish",))
+"""Operators with a defining function that onnxruntime does not run in opset OPSET; every stage must run there."""

@@ -7,11 +7,10 @@ from pathlib import Path
 
 import onnx
 import onnx_ir as ir
-from onnx_ir.passes import common
 
 from sparsec.compiler.errors import ModelError, SparsecError
 from sparsec.compiler.importers.cleaning import separate_outputs
-from sparsec.compiler.importers.finish import finish
+from sparsec.compiler.importers.finish import finish, lift_weights
 from sparsec.compiler.importers.functions import check_calls, inline_local_functions
 from sparsec.compiler.importers.light import light_proto, restore_weights
 from sparsec.compiler.importers.opset import convert_opset
@@ -45,18 +44,17 @@ def load_onnx(
     title = f"Model '{source}'" if isinstance(source, (str, Path)) else "The model"
     with _stage(title, "reading"):
         model = _checked(source)
-    with _stage(title, "inlining functions"):
+    with _stage(title, "checking"):
         model = _inline(model)
     with _stage(title, "conversion to one opset"):
         model = convert_opset(model)
-        _lift(model)
+        lift_weights(model)
     with _stage(title, "pinning shapes"):
         separate_outputs(model.graph)
         forget_shapes(model.graph)
         pin_inputs(model, shapes, reporter)
     with _stage(title, "folding constants"):
-        finish(model)
-    return model
+        return finish(model)
 
 
 @contextmanager
@@ -81,7 +79,10 @@ def _checked(source: str | Path | onnx.ModelProto | ir.Model) -> ir.Model:
     check_tensors(proto)
     check_structure(proto)
     check_calls(proto)
-    return _lifted(proto)
+    model = ir.from_proto(proto)
+    model.ir_version = max(model.ir_version, 4)  # before, weights had to be inputs as well
+    lift_weights(model)
+    return model
 
 
 def _owned(proto: onnx.ModelProto) -> onnx.ModelProto:
@@ -101,25 +102,11 @@ def _checked_ir(source: ir.Model) -> ir.Model:
     return restore_weights(proto, weights)
 
 
-def _lifted(proto: onnx.ModelProto) -> ir.Model:
-    model = ir.from_proto(proto)
-    _lift(model)
-    return model
-
-
-def _lift(model: ir.Model) -> None:
-    """Weights become initializers of the main graph, wherever the file had them; nodes are put in order."""
-    common.RemoveInitializersFromInputsPass()(model)
-    common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
-    common.LiftSubgraphInitializersToMainGraphPass()(model)
-    model.graph.sort()
-
-
 def _inline(model: ir.Model) -> ir.Model:
     proto, weights = light_proto(model)
     inlined = inline_local_functions(proto)
     if inlined is proto:
         return model
     model = restore_weights(inlined, weights)
-    _lift(model)
+    lift_weights(model)
     return model

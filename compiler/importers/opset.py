@@ -12,7 +12,7 @@ import onnx_ir as ir
 from onnx import defs, inliner, version_converter
 
 from sparsec.compiler.errors import UnsupportedError
-from sparsec.compiler.importers.functions import has_body
+from sparsec.compiler.importers.functions import has_body, spell_defaults
 from sparsec.compiler.importers.legacy import LEGACY, modernise
 from sparsec.compiler.importers.light import light_proto, restore_weights
 from sparsec.compiler.importers.limits import IR_VERSION, OPSET
@@ -73,6 +73,7 @@ def _downgrade(model: onnx.ModelProto, version: int) -> onnx.ModelProto:
     newer = sorted({n.op_type for n in all_nodes(model) if n.domain == "" and not defs.has(n.op_type, OPSET, "")})
     ids = [("", op_type) for op_type in newer if has_body(op_type, version)]
     if ids:
+        spell_defaults(model, newer, version)
         model = inliner.inline_selected_functions(model, ids, exclude=False, inline_schema_functions=True)
     changed = [node for node in all_nodes(model) if _since(node, version) != _since(node, OPSET)]
     return _convert(model, version, changed) if changed else model

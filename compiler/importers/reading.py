@@ -6,7 +6,7 @@ import stat
 from pathlib import Path
 
 import onnx
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from sparsec.compiler.errors import ModelError
 from sparsec.compiler.importers.external import load_external_data

@@ -10,6 +10,7 @@ from onnx import shape_inference
 from sparsec.compiler.errors import ModelError, UnsupportedError
 from sparsec.compiler.importers.light import light_proto
 from sparsec.compiler.importers.limits import MAX_SHAPE_ELEMENTS, MAX_TENSOR_BYTES
+from sparsec.compiler.importers.shape_rules import complete_shapes
 
 Reporter = Callable[[str], None]
 
@@ -151,6 +152,7 @@ def infer_shapes(model: ir.Model) -> str | None:
         objection = " ".join(str(error).split())
         inferred = shape_inference.infer_shapes(proto, check_type=False, strict_mode=False, data_prop=by_value)
     _merge(model.graph, inferred.graph)
+    complete_shapes(model.graph)
     return objection
 
 
@@ -193,13 +195,14 @@ def check_static(model: ir.Model, objection: str | None) -> None:
     """
     for node in model.graph:
         for value in node.outputs:
-            if value.name and not _is_static(value):
+            if value.name and not is_static(value):
                 raise _not_static(node, value, objection)
             if value.name:
                 _check_bytes(node, value)
 
 
-def _is_static(value: ir.Value) -> bool:
+def is_static(value: ir.Value) -> bool:
+    """Whether a value is a tensor of known type and shape."""
     return isinstance(value.type, ir.TensorType) and value.shape is not None and value.shape.is_static()
 
 

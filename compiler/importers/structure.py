@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Is it a well-formed graph? Versions, types of inputs and outputs, operators, names, order."""
+"""Is it a well-formed graph? Versions, types of inputs and outputs, names, order."""
 
 from collections import deque
 from collections.abc import Sequence
@@ -9,7 +9,8 @@ from onnx import defs
 
 from sparsec.compiler.errors import ModelError, UnsupportedError
 from sparsec.compiler.importers.limits import OLDEST_OPSET
-from sparsec.compiler.importers.walk import all_nodes, subgraphs
+from sparsec.compiler.importers.operators import check_operators
+from sparsec.compiler.importers.walk import subgraphs
 
 _Body = onnx.GraphProto | onnx.FunctionProto
 
@@ -25,7 +26,7 @@ def check_structure(model: onnx.ModelProto) -> None:
         UnsupportedError: an operator is unknown, or an input or output is no tensor of numbers.
     """
     _check_versions(model)
-    _check_operators(model)
+    check_operators(model)
     _check_types(model.graph)
     _check_names(model.graph, [])
     for function in model.functions:
@@ -53,25 +54,6 @@ def _check_versions(model: onnx.ModelProto) -> None:
                 "Export it again with one of these."
             )
             raise ModelError(msg)
-
-
-def _check_operators(model: onnx.ModelProto) -> None:
-    local = {(function.domain, function.name) for function in model.functions}
-    if len(local) != len(model.functions):
-        msg = "The model defines a function twice."
-        raise ModelError(msg)
-    versions = {entry.domain: entry.version for entry in model.opset_import}
-    versions.setdefault("", opset_of(model) or OLDEST_OPSET)
-    for node in all_nodes(model):
-        domain = "" if node.domain == "ai.onnx" else node.domain
-        if (node.domain, node.op_type) not in local and not _known(node.op_type, domain, versions):
-            name = f"{domain}.{node.op_type}" if domain else node.op_type
-            msg = f"Operator {name!r}, node {node.name!r}: ONNX knows no such operator, or not in this version."
-            raise UnsupportedError(msg)
-
-
-def _known(op_type: str, domain: str, versions: dict[str, int]) -> bool:
-    return domain in versions and bool(defs.has(op_type, versions[domain], domain))
 
 
 def _check_types(graph: onnx.GraphProto) -> None:

@@ -2,6 +2,7 @@
 """Weights as a file spells them: declared size against the bytes that are there, before anything is allocated."""
 
 import math
+from typing import Any
 
 import numpy as np
 import onnx
@@ -56,7 +57,8 @@ def declared_bytes(where: str, tensor: onnx.TensorProto) -> int:
         ModelError: type or shape are impossible, or too large.
         UnsupportedError: the type is string.
     """
-    return (math.prod(tensor.dims) * _dtype(where, tensor).bitwidth + 7) // 8
+    bits = _dtype(where, tensor).bitwidth
+    return (math.prod(int(dim) for dim in tensor.dims) * bits + 7) // 8
 
 
 def _dtype(where: str, tensor: onnx.TensorProto) -> ir.DataType:
@@ -151,7 +153,7 @@ def _dense(sparse: onnx.SparseTensorProto) -> onnx.TensorProto:
     return numpy_helper.from_array(dense.reshape(list(sparse.dims)), sparse.values.name)
 
 
-def _linear(where: str, indices: np.ndarray, dims: list[int], values: tuple[int, ...]) -> np.ndarray:
+def _linear(where: str, indices: np.ndarray[Any, Any], dims: list[int], values: tuple[int, ...]) -> np.ndarray[Any, Any]:
     """Indices of either form, [count] or [count, rank], as positions in the flat tensor."""
     linear = indices.shape == values
     upper = np.asarray(math.prod(dims) if linear else dims)

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """A look at a model file's bytes before protobuf builds objects from them: how many messages, how deep."""
 
-from google.protobuf.descriptor import Descriptor
+from typing import Any
+
 from onnx import ModelProto
 
 from sparsec.compiler.errors import ModelError
 from sparsec.compiler.importers.limits import MAX_MESSAGE_DEPTH, MAX_MESSAGES
 
+_Descriptor = Any  # protobuf comes without types
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 
@@ -19,7 +21,7 @@ def scan(data: bytes) -> None:
     Raises:
         ModelError: the bytes are no protobuf message, or hold more or deeper messages than the caps allow.
     """
-    stack: list[tuple[int, int, Descriptor, int]] = [(0, len(data), ModelProto.DESCRIPTOR, 1)]
+    stack: list[tuple[int, int, _Descriptor, int]] = [(0, len(data), ModelProto.DESCRIPTOR, 1)]
     messages = 0
     while stack:
         start, end, kind, depth = stack.pop()
@@ -33,10 +35,10 @@ def scan(data: bytes) -> None:
         stack.extend((*span, depth + 1) for span in _children(data, start, end, kind))
 
 
-def _children(data: bytes, start: int, end: int, kind: Descriptor) -> list[tuple[int, int, Descriptor]]:
+def _children(data: bytes, start: int, end: int, kind: _Descriptor) -> list[tuple[int, int, _Descriptor]]:
     """The embedded messages directly inside one message, as (first byte, byte after the last, kind)."""
     fields = kind.fields_by_number
-    found: list[tuple[int, int, Descriptor]] = []
+    found: list[tuple[int, int, _Descriptor]] = []
     while start < end:
         tag, start = _varint(data, start, end)
         wire = tag & 7
