@@ -60,17 +60,19 @@ class Tail:
                 for start, part in _pieces(column, valid[v] if valid else 0):
                     self._finish(part, row + first, positions, position + start)
 
-    def store_plain(self, vectors: Sequence[Expr], at: Expr, channels: Sequence[Expr], last: int = 0) -> None:
+    def store_plain(
+        self, vectors: Sequence[Expr], at: Expr, channels: Sequence[Expr], valid: Sequence[int] = ()
+    ) -> None:
         """Finish and write vectors of neighbouring channels of one token.
 
         Args:
             vectors: Accumulators.
             at: Element of the output where channel 0 of the token lies.
             channels: Channel of each vector's first lane.
-            last: Lanes of the last vector that exist, if not all.
+            valid: Lanes of each vector that exist; 0, or nothing given, means all.
         """
         for v, (accumulator, channel) in enumerate(zip(vectors, channels, strict=True)):
-            for start, (part,) in _pieces([accumulator], last if v == len(vectors) - 1 else 0):
+            for start, (part,) in _pieces([accumulator], valid[v] if valid else 0):
                 args = [_load_plain(*o, at, channel + start, part) for o in self._pairs()]
                 value = evaluate(self.epilogue.expression, [_number(part), *args])
                 emit.store(self.output, at + channel + start, _stored(value, self.epilogue.dtype))

@@ -74,3 +74,23 @@ def tile_cost(
     streamed = 4 * steps * (op.filters // op.groups) * places / profile["bytes_per_us"]
     written = (1 if op.epilogue.dtype == "uint8" else 4) * op.filters * prod(op.out_size) / profile["bytes_per_us"]
     return profile["call_us"] + max(compute, streamed) + max(finish, written)
+
+
+def rowwise_cost(
+    tiles: Iterable[tuple[int, int, float]], depth: int, epilogue: Epilogue, nbytes: float, profile: Profile
+) -> float:
+    """Microseconds of a row-major float32 product, or of streaming its operands if that is longer.
+
+    Args:
+        tiles: (rows, vectors, how often) of its register tiles.
+        depth: Elements of each sum.
+        epilogue: What follows.
+        nbytes: Of the operands, each as often as it comes from memory.
+        profile: Of the machine.
+    """
+    each = list(tiles)
+    compute = sum(count * step_us("float32", rows, vectors, profile) for rows, vectors, count in each) * depth
+    finish = sum(
+        count * (profile["tile_us"] + epilogue_us(epilogue, rows * vectors, profile)) for rows, vectors, count in each
+    )
+    return profile["call_us"] + max(compute, nbytes / profile["bytes_per_us"]) + finish

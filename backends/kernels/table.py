@@ -1,13 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every kernel of the CPU targets."""
 
+from sparsec.backends.kernels.batch_matmul import BatchMatMulKernel
 from sparsec.backends.kernels.convolution import ConvolutionKernel
 from sparsec.backends.kernels.elementwise import ElementwiseKernel
+from sparsec.backends.kernels.linear import LinearKernel
 from sparsec.backends.kernels.pad import PadKernel
 from sparsec.compiler.lowering.kernel import Kernel
 
 KERNELS: tuple[Kernel, ...] = (
+    BatchMatMulKernel(),
     ConvolutionKernel(),
     ElementwiseKernel(),
+    LinearKernel(),
     PadKernel(),
 )

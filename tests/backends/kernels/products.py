@@ -19,7 +19,7 @@ from sparsec.backends.link import shared_library
 from sparsec.backends.tir import build_object
 from sparsec.compiler.lowering.expression import IDENTITY, Builder, Expression
 from sparsec.compiler.lowering.kernel import KernelSpec
-from sparsec.compiler.lowering.ops import PLAIN, Convolution, Epilogue, Linear
+from sparsec.compiler.lowering.ops import PLAIN, BatchMatMul, Convolution, Epilogue, Linear
 from tests.backends.harness import Case, relative_error, run
 
 Array = NDArray[Any]
@@ -66,10 +66,10 @@ EPILOGUES = (PLAIN_SUM, AFFINE, RESIDUAL, REQUANTIZE, REQUANTIZE_SUM, MIXED)
 class Problem:
     """An op with data: logical activations, weight, epilogue operands, and the right answer in the kernel's layout."""
 
-    op: Convolution | Linear
+    op: Any
     pattern: str
-    x: Array
-    weight: Array
+    x: Any
+    weight: Any
     operands: tuple[Array, ...]
     expected: Array
 
@@ -156,12 +156,14 @@ def _plain_operand(kind: str, operand: Array, op: Linear) -> Array:
     return np.ascontiguousarray(operand.T) if kind == "full" else operand
 
 
-def stored(problem: Problem, spec: KernelSpec) -> Array:
+def stored(problem: Problem, spec: KernelSpec) -> tuple[Array, ...]:
     """The activations in the spec's layout."""
+    if isinstance(problem.op, BatchMatMul):
+        return tuple(problem.x)
     x = problem.x
     if isinstance(problem.op, Linear) and spec.inputs[0] != PLAIN:
         x = np.ascontiguousarray(x.T)
-    return group4(x) if spec.inputs[0] == "channels4" else np.ascontiguousarray(x)
+    return (group4(x) if spec.inputs[0] == "channels4" else np.ascontiguousarray(x),)
 
 
 def check(kernel: Any, problems: Iterable[Problem], isa: str, folder: Path, *, most: int = 100) -> int:
@@ -170,14 +172,14 @@ def check(kernel: Any, problems: Iterable[Problem], isa: str, folder: Path, *, m
     cases, expected = [], []
     for problem in problems:
         for spec in list(kernel.candidates(problem.op, problem.pattern, lanes))[:most]:
-            operand = stored(problem, spec)
+            inputs = stored(problem, spec)
             prepared = kernel.prepare(spec)
             if prepared is not None:
-                operand = PadKernel().reference(prepared, None, operand)
-            same = kernel.reference(spec, problem.weight, operand, *problem.operands)
+                inputs = (PadKernel().reference(prepared, None, *inputs),)
+            same = kernel.reference(spec, problem.weight, *inputs, *problem.operands)
             _compare(same, problem.expected, spec)
             blank = np.full_like(problem.expected, 77)
-            cases.append((spec, [operand, *kernel.pack(spec, problem.weight), *problem.operands, blank]))
+            cases.append((spec, [*inputs, *kernel.pack(spec, problem.weight), *problem.operands, blank]))
             expected.append(problem.expected)
     runner = run_guarded if ISAS[isa].triple.startswith("x86") else _run_specs
     for (spec, _), found, right in zip(cases, runner(kernel, isa, cases, folder), expected, strict=True):
