@@ -2,6 +2,7 @@
 """What the targets with a C interface share: their files, and running them in this process."""
 
 import ctypes
+import platform
 import struct
 import tempfile
 from collections.abc import Callable, Sequence
@@ -16,7 +17,7 @@ from sparsec.backends.build import Compile
 from sparsec.compiler.artifact import Code
 from sparsec.compiler.errors import ArtifactError, TargetError
 from sparsec.compiler.lowering.program import ALIGNMENT, Program
-from sparsec.compiler.manifest import Manifest
+from sparsec.compiler.manifest import WEIGHTS, Manifest
 from sparsec.compiler.target import Target, host
 
 Array = NDArray[Any]
@@ -67,7 +68,7 @@ class Runner:
     def __init__(self, folder: Path, manifest: Manifest) -> None:
         require_host(manifest.target)
         self._outputs = manifest.outputs
-        self._weights = _mapped(folder / "weights.bin")
+        self._weights = _mapped(folder / WEIGHTS)
         library = _library(folder / LIBRARY)
         self._run = _function(library, f"{manifest.name}_run", ctypes.c_int, 4)
         arena_bytes = _function(library, f"{manifest.name}_arena_bytes", ctypes.c_size_t, 0)
@@ -91,6 +92,9 @@ def require_host(target: Target) -> None:
     Raises:
         TargetError: Naming what is missing.
     """
+    if platform.system() != "Linux":
+        msg = f"Target '{target}': its library is for Linux, this machine runs '{platform.system()}'."
+        raise TargetError(msg)
     here = host()
     missing = sorted(set(target.features) - set(here.features))
     if here.name != target.name or missing:

@@ -17,13 +17,12 @@ from numpy.typing import NDArray
 import sparsec
 from sparsec.compiler import golden, manifest, output_folder
 from sparsec.compiler.errors import ArtifactError, DataError
-from sparsec.compiler.golden import SELFTEST, Golden, relative_error
+from sparsec.compiler.golden import Golden, relative_error
 from sparsec.compiler.lowering.program import Port, Program
-from sparsec.compiler.manifest import MANIFEST, FileEntry, KernelUse, Manifest
+from sparsec.compiler.manifest import MANIFEST, REPORT, SELFTEST, WEIGHTS, FileEntry, KernelUse, Manifest
 from sparsec.compiler.target import Target
 
 Array = NDArray[Any]
-WEIGHTS, REPORT = "weights.bin", "report.json"
 _LARGEST_REPORT = 64 << 20
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Golden vectors: inputs and the outputs they must give, stored in an artifact's `selftest.npz`."""
+"""Golden vectors: inputs and the outputs they must give, stored in an artifact's selftest.npz."""
 
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,6 @@ from sparsec.compiler.errors import ArtifactError
 from sparsec.compiler.lowering.program import Port
 
 Array = NDArray[Any]
-SELFTEST = "selftest.npz"
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 

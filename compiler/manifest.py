@@ -15,7 +15,7 @@ from sparsec.compiler.target import Target
 
 FORMAT = 1
 """Version of the format; a reader refuses any other."""
-MANIFEST = "manifest.json"
+MANIFEST, WEIGHTS, SELFTEST, REPORT = "manifest.json", "weights.bin", "selftest.npz", "report.json"
 LAYOUT = "row-major"
 TYPES = (
     "bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "float16", "float32", "float64",
@@ -193,7 +193,7 @@ def _manifest(data: Any) -> Manifest:
         weight_bytes=_number(sizes["weights"], "'sizes.weights'"),
         code_bytes=_number(sizes["code"], "'sizes.code'"),
         kernels=tuple(_list(top["kernels"], "'kernels'", _kernel)),
-        files=_files(top["files"]),
+        files=_files(top["files"], _number(sizes["weights"], "'sizes.weights'")),
     )
 
 
@@ -266,9 +266,14 @@ def _kernel(value: Any, where: str) -> KernelUse:
     return KernelUse(**texts, calls=_number(item["calls"], f"{where}.calls"))
 
 
-def _files(value: Any) -> dict[str, FileEntry]:
+def _files(value: Any, weight_bytes: int) -> dict[str, FileEntry]:
     _require(isinstance(value, dict), "'files'", value, "an object")
-    return {_file_name(name): _file(entry, f"'files.{name}'") for name, entry in value.items()}
+    files = {_file_name(name): _file(entry, f"'files.{name}'") for name, entry in value.items()}
+    for name in (WEIGHTS, SELFTEST, REPORT):
+        _require(name in files, "'files'", sorted(files), f"'{name}' among them")
+    found = files[WEIGHTS].bytes
+    _require(found == weight_bytes, f"'files.{WEIGHTS}'", found, f"{weight_bytes} bytes, as in 'sizes'")
+    return files
 
 
 def _file_name(name: str) -> str:

@@ -17,7 +17,7 @@ from sparsec.backends import isa, link, native
 from sparsec.compiler.artifact import Runner
 from sparsec.compiler.errors import ArtifactError, TargetError, ToolchainError
 from sparsec.compiler.lowering.program import Port
-from sparsec.compiler.manifest import Manifest
+from sparsec.compiler.manifest import WEIGHTS, Manifest
 
 Array = NDArray[Any]
 EMULATOR = "qemu-aarch64"
@@ -32,7 +32,7 @@ class QemuRunner:
         self._folder = tempfile.TemporaryDirectory(prefix="sparsec-")
         try:
             program = _program(folder, manifest, Path(self._folder.name))
-            command = [emulator, str(program), str(folder / "weights.bin")]
+            command = [emulator, str(program), str(folder / WEIGHTS)]
             self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         except BaseException:
             self._folder.cleanup()

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from sparsec.compiler.errors import ArtifactError, ToolchainError
 from sparsec.compiler.lowering.program import Port
-from sparsec.compiler.manifest import Manifest
+from sparsec.compiler.manifest import WEIGHTS, Manifest
 
 Array = NDArray[Any]
 Kind = TypeVar("Kind")
@@ -33,7 +33,7 @@ class Runner:
         self._globals = {name: item for name, item in exports.items() if isinstance(item, wasmtime.Global)}
         self._memory = _export(exports, "memory", wasmtime.Memory)
         self._run = _export(exports, "run", wasmtime.Func)
-        self._write("weights", np.fromfile(folder / "weights.bin", np.uint8))
+        self._write("weights", np.fromfile(folder / WEIGHTS, np.uint8))
 
     def run(self, inputs: Sequence[Array]) -> list[Array]:
         """Outputs in order, as new arrays."""

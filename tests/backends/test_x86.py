@@ -181,6 +181,12 @@ def test_code_that_the_processor_lacks_is_refused(monkeypatch):
         native.require_host(Target("arm"))
 
 
+def test_other_systems_are_refused(monkeypatch):
+    monkeypatch.setattr(native.platform, "system", lambda: "Darwin")
+    with pytest.raises(TargetError, match=r"Target 'x86': its library is for Linux, this machine runs 'Darwin'\."):
+        native.require_host(Target("x86"))
+
+
 def test_a_library_that_is_none_is_refused(x86, demo, tmp_path):
     shutil.copytree(x86.folder, tmp_path / "bad")
     (tmp_path / "bad" / "libmodel.so").write_bytes(b"\0" * 3000)

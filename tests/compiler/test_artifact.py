@@ -284,6 +284,11 @@ DAMAGED = {
         )
         for name in ("../x", "/etc/passwd", "a/b", ".hidden", "a\\b", "", "manifest.json", "x" * 101, "a\nb")
     },
+    "no weights": (lambda m: m["files"].pop("weights.bin") and None, r"at .files.: .* .weights.bin. among them"),
+    "other weights": (
+        lambda m: m["sizes"].update(weights=65),
+        r"at 'files.weights.bin': found '64', expected 65 bytes",
+    ),
     "missing file": (lambda m: m["files"].update(gone=m["files"]["code"]), r"file 'gone' is missing or no plain file"),
     "wrong size": (lambda m: m["files"]["code"].update(bytes=5), r"file 'code' has 4 bytes, expected 5"),
 }
