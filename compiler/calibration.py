@@ -90,7 +90,7 @@ class Calibration:
         """Each sample (at most `limit`) as model inputs by name, in the shapes that the model declares."""
         shapes = {str(value.name): len(value.shape or ()) for value in _inputs(model)}
         for index in range(min(self.samples, limit or self.samples)):
-            rows = {name: self.arrays[name][index] for name in shapes}
+            rows = {name: np.asarray(self.arrays[name][index]) for name in shapes}
             yield {name: row if row.ndim == shapes[name] else row[None] for name, row in rows.items()}
 
 

@@ -31,6 +31,13 @@ def test_feeds_have_the_models_shapes(model):
     assert len(list(calibration.feeds(model, limit=3))) == 3
 
 
+def test_feeds_of_a_scalar_are_arrays():
+    model = ir.from_onnx_text('<ir_version: 10, opset_import: ["": 21]> g (int64 n) => (int64 y) { y = Neg(n) }')
+    (feed,) = Calibration({"n": np.array([7])}).feeds(model)
+    assert isinstance(feed["n"], np.ndarray)
+    assert feed["n"].shape == ()
+
+
 def test_statistics_match_all_samples_at_once(model):
     arrays = _arrays(40)
     seen = observe(model, Calibration(arrays), ["x", "y"], histogram=True)
