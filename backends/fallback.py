@@ -16,14 +16,14 @@ import onnx
 import onnx_ir as ir
 import tvm
 from numpy.typing import NDArray
-from tvm import relax, tirx
+from tvm import relax, te, tirx
 from tvm.relax.frontend.onnx import from_onnx
-from tvm.script import tirx as T
 
 from sparsec.backends.fallback_known import refusal
 from sparsec.backends.fallback_legalize import LEGALIZE
 from sparsec.backends.isa import ELEMENT_BYTES
 from sparsec.compiler.errors import UnsupportedError
+from sparsec.compiler.graph import shape_of
 from sparsec.compiler.importers.limits import OPSET
 from sparsec.compiler.lowering.kernel import Fallback, FallbackCall
 
@@ -111,8 +111,7 @@ def _one_node_model(node: ir.Node, constants: Sequence[Array | None], opset: int
 
 def _port(name: str, value: ir.Value) -> onnx.ValueInfoProto:
     assert value.dtype is not None
-    assert value.shape is not None
-    return onnx.helper.make_tensor_value_info(name, value.dtype.value, [int(d) for d in value.shape])  # type: ignore[call-overload]
+    return onnx.helper.make_tensor_value_info(name, value.dtype.value, shape_of(value))
 
 
 def _digest(model: onnx.ModelProto) -> str:
@@ -179,10 +178,9 @@ class _Reader:
         return results if several else results[0]
 
     def _temporary(self, kind: Any) -> Reference:
-        shape = [dim.value if isinstance(dim, tirx.IntImm) else None for dim in kind.shape]
-        if None in shape:
+        if not all(isinstance(dim, tirx.IntImm) for dim in kind.shape):
             raise _refused(self.node, "the shape of its result depends on the data.")
-        self.temporaries.append(math.prod(shape) * ELEMENT_BYTES[str(kind.dtype)])
+        self.temporaries.append(math.prod(int(dim) for dim in kind.shape) * ELEMENT_BYTES[str(kind.dtype)])
         return ("temporary", len(self.temporaries) - 1)
 
     def _add(self, function: tirx.PrimFunc) -> str:
@@ -212,7 +210,7 @@ class _Reader:
 
     def _check(self, result: Reference, value: ir.Value) -> None:
         """TVM's idea of a result's size must be ONNX's."""
-        size = math.prod(int(dim) for dim in value.shape or ()) * ELEMENT_BYTES[_dtype(value)]
+        size = _elements(value) * ELEMENT_BYTES[_dtype(value)]
         found = {"temporary": lambda n: self.temporaries[n], "constant": lambda n: self.constants[n].nbytes}
         if result[0] in found and found[result[0]](result[1]) != size:
             raise _refused(self.node, f"TVM gives '{value.name}' another type or shape than ONNX.")
@@ -229,13 +227,9 @@ def _is_reference(value: tuple[Any, ...]) -> bool:
 
 def _copy(value: ir.Value) -> tirx.PrimFunc:
     """A function that copies a whole value."""
-    count, dtype = math.prod(int(dim) for dim in value.shape or ()), _dtype(value)
+    x = te.placeholder((_elements(value),), _dtype(value), name="x")
+    return te.create_prim_func([x, te.compute(x.shape, lambda i: x[i], name="y")])
 
-    @T.prim_func(private=True)
-    def copy(x: T.handle(dtype), y: T.handle(dtype)) -> None:  # type: ignore[valid-type]
-        X = T.decl_buffer((count,), dtype, data=x)
-        Y = T.decl_buffer((count,), dtype, data=y)
-        for i in T.serial(count):
-            Y[i] = X[i]
 
-    return copy
+def _elements(value: ir.Value) -> int:
+    return math.prod(shape_of(value))

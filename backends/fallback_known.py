@@ -22,7 +22,9 @@ def refusal(node: ir.Node, constants: Sequence[Array | None]) -> str:
         return f"it is of the domain '{node.domain}'."
     if node.op_type in DATA_DEPENDENT:
         return "the shape of its result depends on the data."
-    if any(attribute.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for attribute in node.attributes.values()):
+    if any(
+        attribute.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for attribute in node.attributes.values()
+    ):
         return "it runs a graph of its own."
     check = KNOWN_WRONG.get(node.op_type)
     return check(node, constants) if check else ""

@@ -3,10 +3,11 @@
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
-from tvm import relax, tirx, topi
-from tvm.script import tirx as T
+from tvm import relax, te, tirx, topi
+from tvm.script.ir_builder import IRBuilder
+from tvm.script.ir_builder import tirx as T
 
 Legalize = Callable[[relax.BlockBuilder, Any], Any]
 
@@ -21,10 +22,15 @@ def _scan(compute: Callable[..., Any]) -> Legalize:
     return legalize
 
 
+def _take(builder: relax.BlockBuilder, call: Any) -> Any:
+    """An index beyond the axis reads its last element: ONNX leaves it open, and memory must stay untouched."""
+    return builder.call_te(topi.take, call.args[0], call.args[1], call.attrs.axis, mode="clip")
+
+
 def _topk(builder: relax.BlockBuilder, call: Any) -> Any:
     options = call.attrs
     parts = _best(builder, call, int(options.k), bool(options.largest), str(options.dtype))
-    return {"both": parts, "values": parts[0], "indices": parts[1]}[str(options.ret_type)]
+    return {"both": relax.Tuple(parts), "values": parts[0], "indices": parts[1]}[str(options.ret_type)]
 
 
 def _argsort(builder: relax.BlockBuilder, call: Any) -> Any:
@@ -39,50 +45,62 @@ def _length(call: Any) -> int:
     return int(call.args[0].ty.shape[int(call.attrs.axis)])
 
 
-def _best(builder: relax.BlockBuilder, call: Any, count: int, largest: bool, dtype: str) -> Any:
+def _best(builder: relax.BlockBuilder, call: Any, count: int, largest: bool, dtype: str) -> list[Any]:
     """The `count` largest (or smallest) elements along an axis, in order, and where they stood."""
-    source = call.args[0].ty
+    made = builder.emit_te(_select, call.args[0], count, int(call.attrs.axis), largest, dtype)
+    return [builder.emit(relax.TupleGetItem(made, part)) for part in (0, 1)]
+
+
+def _select(source: te.Tensor, count: int, axis: int, largest: bool, dtype: str) -> list[te.Tensor]:
     shape = [int(dim) for dim in source.shape]
-    axis = int(call.attrs.axis) % len(shape)
+    axis %= len(shape)
     result = [*shape[:axis], count, *shape[axis + 1 :]]
-    sizes = (math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :]), count)
-    function = _selection(shape, result, sizes, (str(source.dtype), dtype), largest)
-    types = [relax.TensorType(result, str(source.dtype)), relax.TensorType(result, dtype)]
-    made = builder.emit(relax.call_tir(builder.add_func(function, "best"), [call.args[0]], types))
-    return builder.emit(relax.Tuple([relax.TupleGetItem(made, 0), relax.TupleGetItem(made, 1)]))
+    sizes = Sizes(math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :]), count)
+    kinds = [str(source.dtype), dtype]
+    read = [tirx.decl_buffer(source.shape, kinds[0], "x")]
+    written = [tirx.decl_buffer(result, kind, "best") for kind in kinds]
+
+    def write(ins: Any, outs: Any) -> Any:
+        with IRBuilder() as body:
+            x, values, places = (T.buffer_proxy(buffer) for buffer in (*ins, *outs))
+            _selection(x, values, places, sizes, dtype, largest)
+            return body.get()
+
+    buffers = {"in_buffers": read, "out_buffers": written}
+    return list(te.extern([result, result], [source], write, dtype=kinds, name="best", **buffers))
 
 
-def _selection(
-    shape: list[int], result: list[int], sizes: tuple[int, int, int, int], kinds: tuple[str, str], largest: bool
-) -> tirx.PrimFunc:
+class Sizes(NamedTuple):
+    """Elements before, along and behind the sorted axis, and how many are wanted."""
+
+    outer: int
+    length: int
+    inner: int
+    wanted: int
+
+
+def _selection(x: Any, values: Any, places: Any, sizes: Sizes, dtype: str, largest: bool) -> None:
     """Insert each element of a row where it belongs among the best so far; equal ones keep their order."""
-    outer, length, inner, count = sizes
-    kind, place_kind = kinds
+    with T.grid(sizes.outer, sizes.inner, sizes.length) as (o, i, j):
+        new = x[(o * sizes.length + j) * sizes.inner + i]
 
-    @T.prim_func(s_tir=True, private=True)
-    def best(
-        x: T.Buffer(shape, kind), values: T.Buffer(result, kind), places: T.Buffer(result, place_kind)
-    ):
-        X = T.decl_buffer((outer, length, inner), kind, data=x.data)
-        V = T.decl_buffer((outer, count, inner), kind, data=values.data)
-        P = T.decl_buffer((outer, count, inner), place_kind, data=places.data)
-        at = T.alloc_buffer((1,), "int32", scope="local")
-        moving = T.alloc_buffer((1,), "bool", scope="local")
-        for o, i, j in T.grid(outer, inner, length):
-            if j < count or _better(X[o, j, i], V[o, count - 1, i], largest):
-                at[0] = T.min(j, count - 1)
-                moving[0] = True
-                while at[0] > 0 and moving[0]:
-                    if _better(X[o, j, i], V[o, at[0] - 1, i], largest):
-                        V[o, at[0], i] = V[o, at[0] - 1, i]
-                        P[o, at[0], i] = P[o, at[0] - 1, i]
-                        at[0] = at[0] - 1
-                    else:
-                        moving[0] = False
-                V[o, at[0], i] = X[o, j, i]
-                P[o, at[0], i] = T.cast(j, place_kind)
+        def place(k: Any) -> Any:
+            return (o * sizes.wanted + k) * sizes.inner + i
 
-    return best
+        with T.If(tirx.any(j < sizes.wanted, _better(new, values[place(sizes.wanted - 1)], largest))), T.Then():
+            at = T.buffer_proxy(T.alloc_buffer((2,), "int32", scope="local"))  # where, and whether still moving
+            at[0] = tirx.min(tirx.Cast("int32", j), sizes.wanted - 1)
+            at[1] = 1
+            moving = tirx.all(at[0] > 0, at[1] > 0)
+            with T.While(moving), T.If(_better(new, values[place(at[0] - 1)], largest)):
+                with T.Then():
+                    values[place(at[0])] = values[place(at[0] - 1)]
+                    places[place(at[0])] = places[place(at[0] - 1)]
+                    at[0] = at[0] - 1
+                with T.Else():
+                    at[1] = 0
+            values[place(at[0])] = new
+            places[place(at[0])] = tirx.Cast(dtype, j)
 
 
 def _better(new: Any, old: Any, largest: bool) -> Any:
@@ -92,6 +110,7 @@ def _better(new: Any, old: Any, largest: bool) -> Any:
 LEGALIZE: Mapping[str, Legalize] = {
     "relax.cumsum": _scan(topi.cumsum),
     "relax.cumprod": _scan(topi.cumprod),
+    "relax.take": _take,
     "relax.topk": _topk,
     "relax.argsort": _argsort,
     "relax.sort": _sort,

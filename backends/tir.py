@@ -118,11 +118,11 @@ def lower(function: tirx.PrimFunc, name: str, target: tvm.target.Target) -> tupl
     Returns:
         The function, and the bytes of workspace it takes as its last parameter (0: none).
     """
-    module = tvm.IRModule({name: _named(function, name)})
+    module = tvm.IRModule({name: _named(_without_offsets(function), name)})
     module = tirx.transform.BindTarget(target.with_host(target))(module)
     for make in _PASSES:
         module = make()(module)
-    plain, size = _lift_allocations(_pointer_parameters(_serial(mark(module[name]))))
+    plain, size = _lift_allocations(_pointer_parameters(_plain_loops(mark(module[name]))))
     return expand(tirx.transform.LowerIntrin()(tvm.IRModule({name: plain}))[name]), size
 
 
@@ -133,15 +133,29 @@ def _named(function: tirx.PrimFunc, name: str) -> tirx.PrimFunc:
     return function
 
 
-def _serial(function: tirx.PrimFunc) -> tirx.PrimFunc:
-    """Parallel loops would need a runtime with threads."""
+def _without_offsets(function: tirx.PrimFunc) -> tirx.PrimFunc:
+    """Buffer parameters start where their pointer points; TVM leaves that open for some."""
+    moving = [p for p in function.params if tirx.is_buffer_var(p) and isinstance(p.ty.elem_offset, tirx.Var)]
+    fixed = {p: tirx.decl_buffer(p.shape, str(p.dtype), p.name) for p in moving}
+    if not fixed:
+        return function
+    body = tvm_ffi.structural_map(function.body, (tirx.Var, lambda var: fixed.get(var, var)), order="post")
+    return _rebuilt(function, [fixed.get(param, param) for param in function.params], [body])
+
+
+def _plain_loops(function: tirx.PrimFunc) -> tirx.PrimFunc:
+    """Parallel loops would need a runtime with threads; hints for TVM's own code generator go."""
 
     def serial(loop: tirx.For) -> tirx.For:
         if loop.kind != tirx.ForKind.PARALLEL:
             return loop
         return tirx.For(loop.loop_var, loop.min, loop.extent, tirx.ForKind.SERIAL, loop.body)
 
-    return function.with_body(tvm_ffi.structural_map(function.body, (tirx.For, serial), order="post"))
+    def bare(hint: tirx.AttrStmt) -> tirx.Stmt:
+        return hint.body if hint.attr_key.startswith("pragma_") else hint
+
+    changes = [(tirx.For, serial), (tirx.AttrStmt, bare)]
+    return function.with_body(tvm_ffi.structural_map(function.body, changes, order="post"))
 
 
 def _pointer_parameters(function: tirx.PrimFunc) -> tirx.PrimFunc:
