@@ -21,6 +21,10 @@ from sparsec.compiler.lowering.program import Call, LayerChoice, Port, Program, 
 from sparsec.compiler.lowering.select import Choice, choose
 
 
+class NoKernelError(UnsupportedError):
+    """No kernel of the back end computes an op; the node may go to the fallback instead."""
+
+
 @dataclass(eq=False, slots=True)
 class Buffer:
     """Bytes that live in the arena unless `ref` says where."""
@@ -103,11 +107,15 @@ class Emitter:
         return choose(self.backend, op, weight, pattern, **options)
 
     def run(self, op: Op, views: Sequence[View], layer: str) -> float:
-        """Call the cheapest kernel for an op that surely has one; returns its price."""
+        """Call the cheapest kernel for an op; returns its price.
+
+        Raises:
+            NoKernelError: If there is none.
+        """
         choice = self.choose(op)
         if choice is None:
             msg = f"Layer '{layer}': target '{self.backend.name}' has no kernel for {op}."
-            raise UnsupportedError(msg)
+            raise NoKernelError(msg)
         self.call(choice.spec, views, layer)
         return choice.price
 

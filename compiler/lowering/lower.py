@@ -13,7 +13,7 @@ from sparsec.compiler.lowering.anchors import convolution, elementwise, movement
 from sparsec.compiler.lowering.anchors.anchor import Anchor, report_plain
 from sparsec.compiler.lowering.codes import codes_behind, quantizer
 from sparsec.compiler.lowering.elementwise import is_elementwise
-from sparsec.compiler.lowering.emitter import Buffer, Emitter, View
+from sparsec.compiler.lowering.emitter import Buffer, Emitter, NoKernelError, View
 from sparsec.compiler.lowering.kernel import Backend
 from sparsec.compiler.lowering.layout import PLAIN
 from sparsec.compiler.lowering.program import Program, Ref
@@ -69,10 +69,19 @@ def _seed(emitter: Emitter, graph: ir.Graph) -> None:
 def _emit(emitter: Emitter, region: Region) -> None:
     node = region.nodes[0]
     if region.anchored:
-        ANCHORS[node.op_type].emit(emitter, region)
+        _emit_anchored(emitter, region)
     elif is_elementwise(node) or quantizer(node) is not None:
         elementwise.emit(emitter, region)
     else:
+        _fall_back(emitter, region)
+
+
+def _emit_anchored(emitter: Emitter, region: Region) -> None:
+    try:
+        ANCHORS[region.nodes[0].op_type].emit(emitter, region)
+    except NoKernelError:
+        if len(region.nodes) > 1:
+            raise
         _fall_back(emitter, region)
 
 
