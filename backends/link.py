@@ -29,6 +29,9 @@ _FREESTANDING = (
     "-fno-asynchronous-unwind-tables",
 )  # fmt: skip
 
+_WITHOUT_DEBUG = "SECTIONS { /DISCARD/ : { *(.debug*) *(.rela.debug*) *(.comment) } }\n"
+"""A linker script: the linker's own switch leaves debug information in objects."""
+
 
 def compile_c(source: str, isa: Isa, *, options: Sequence[str] = ()) -> bytes:
     """Compile C that needs no C library to an object file.
@@ -75,7 +78,7 @@ def combine(objects: Sequence[bytes], isa: Isa, keep: Sequence[str]) -> bytes:
         ToolchainError: If a symbol stays undefined, or the linker is missing or fails.
     """
     roots = [f"--undefined={name}" for name in keep]
-    linked = _link(("ld.lld", "-r", "--gc-sections", "--strip-debug", *roots), objects, isa)
+    linked = _link(("ld.lld", "-r", "--gc-sections", "--script=layout.ld", *roots), objects, isa, _WITHOUT_DEBUG)
     missing = undefined(linked)
     if missing:
         msg = f"Linking for '{isa.name}': nothing defines {', '.join(map(repr, missing))}. This is a fault of sparsec."
@@ -179,12 +182,13 @@ def run_tool(
         raise ToolchainError(msg)
 
 
-def _link(options: Sequence[str], objects: Sequence[bytes], isa: Isa) -> bytes:
-    """Run a linker on objects, with the support library at the end."""
+def _link(options: Sequence[str], objects: Sequence[bytes], isa: Isa, script: str = "") -> bytes:
+    """Run a linker on objects, with the support library at the end; `script` stands in the file layout.ld."""
     with tempfile.TemporaryDirectory(prefix="sparsec-") as name:
         folder = Path(name)
         inputs = _write({f"{i}.o": data for i, data in enumerate(objects)}, folder)
         (folder / "support.a").write_bytes(_support(isa))
+        (folder / "layout.ld").write_text(script)
         run_tool((*options, *inputs, "support.a", "-o", "linked"), folder)
         return (folder / "linked").read_bytes()
 

@@ -101,3 +101,5 @@ def test_functions_become_an_artifact(functions, tmp_path):
     )
     assert artifact.verify() == {"y": 0.0}
     assert artifact.manifest.arena_bytes == 4096 + 2048
+    for name in ("libmodel.a", "libmodel.so"):
+        assert b".debug" not in (artifact.folder / name).read_bytes()
