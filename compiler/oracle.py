@@ -12,9 +12,13 @@ from sparsec.compiler.errors import ModelError
 from sparsec.compiler.exchange import to_onnx
 from sparsec.compiler.pattern import Array
 
+UNFAITHFUL = ["WeightBiasQuantization"]
+"""Graph rewrites that onnxruntime counts as basic, yet that change results: this one rounds float32 weights and
+biases between quantized activations to integers, one scale a tensor."""
+
 
 class Oracle:
-    """A model in onnxruntime: one thread, and only the graph rewrites that keep every number.
+    """A model in onnxruntime: one thread, and only the graph rewrites that keep the numbers.
 
     Attributes:
         outputs: Names of what `run` returns.
@@ -36,7 +40,10 @@ class Oracle:
         proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in self.outputs[len(own) :])
         try:
             self._session: Any = ort.InferenceSession(
-                proto.SerializeToString(), _settings(), providers=["CPUExecutionProvider"]
+                proto.SerializeToString(),
+                _settings(),
+                providers=["CPUExecutionProvider"],
+                disabled_optimizers=UNFAITHFUL,
             )
         except Exception as error:  # onnxruntime has many classes of its own, all derived from this alone
             msg = f"onnxruntime refuses the model: {_first_line(error)}"
