@@ -25,14 +25,18 @@ def separate_outputs(graph: ir.Graph) -> None:
         graph.outputs[index] = copy.outputs[0]
 
 
-def remove_copies(graph: ir.Graph) -> None:
+def remove_copies(graph: ir.Graph) -> bool:
     """Remove Identity and inference-time Dropout from a main graph, in place.
 
     A copy stays where a graph output would lose its own producer: behind an input, a weight, another output.
 
     Args:
-        graph: a main graph with static shapes.
+        graph: a main graph.
+
+    Returns:
+        Whether anything was removed.
     """
+    before = len(graph)
     for node in list(graph):
         if node.domain == "" and node.op_type == "Dropout" and _is_idle(node):
             _drop_mask(graph, node)
@@ -48,6 +52,7 @@ def remove_copies(graph: ir.Graph) -> None:
             copy.replace_all_uses_with(source, replace_graph_outputs=True)
             graph.remove(node, safe=True)
             source.name = copy.name
+    return len(graph) < before
 
 
 def _is_idle(node: ir.Node) -> bool:
@@ -73,11 +78,21 @@ def _drop_mask(graph: ir.Graph, node: ir.Node) -> None:
 
 
 def simplify_inputs(model: ir.Model) -> None:
-    """Drop the region input of Resize where it has no effect, in place."""
-    for node in model.graph.all_nodes():
+    """Drop inputs that have no effect, in place: the region of Resize, empty tensors of Concat."""
+    for node in model.graph:
+        if node.domain == "" and node.op_type == "Concat":
+            _drop_empty(node)
         mode = node.attributes.get_string("coordinate_transformation_mode", "half_pixel")
         if node.domain == "" and node.op_type == "Resize" and len(node.inputs) > 1 and mode != "tf_crop_and_resize":
             node.replace_input_with(1, None)
+
+
+def _drop_empty(node: ir.Node) -> None:
+    full = [v for v in node.inputs if v is None or v.shape is None or 0 not in v.shape.dims]
+    if 0 < len(full) < len(node.inputs):
+        for index, value in enumerate(full):
+            node.replace_input_with(index, value)
+        node.resize_inputs(len(full))
 
 
 def name_nodes(model: ir.Model) -> None:

@@ -9,7 +9,7 @@ from onnx_ir.passes import common
 from sparsec.compiler.importers.cleaning import name_nodes, remove_copies, simplify_inputs
 from sparsec.compiler.importers.folding import fold
 from sparsec.compiler.importers.functions import expand_once, has_body
-from sparsec.compiler.importers.limits import FOLDING_ROUNDS, NOT_IN_ONNXRUNTIME
+from sparsec.compiler.importers.limits import FOLDING_ROUNDS, LOOPING_BODIES, NOT_IN_ONNXRUNTIME
 from sparsec.compiler.importers.padding import make_padding_explicit
 from sparsec.compiler.importers.shapes import check_static, is_static
 from sparsec.compiler.importers.typing_rules import check_types
@@ -38,9 +38,9 @@ def finish(model: ir.Model) -> ir.Model:
         objection = fold(model)
     check_static(model, objection)
     check_types(model)
-    remove_copies(model.graph)
     make_padding_explicit(model)
     simplify_inputs(model)
+    remove_copies(model.graph)
     common.RemoveUnusedNodesPass()(model)
     _remove_unused_functions(model)
     common.RemoveUnusedOpsetsPass()(model)
@@ -56,6 +56,7 @@ def _stuck(model: ir.Model) -> set[str]:
         if node.domain == ""
         and (node.op_type in NOT_IN_ONNXRUNTIME or not all(is_static(v) for v in node.outputs if v.name))
         and has_body(node.op_type)
+        and node.op_type not in LOOPING_BODIES
     }
 
 

@@ -11,6 +11,7 @@ from onnx.reference import ops as reference
 from onnx_ir.passes import common
 
 from sparsec.compiler.importers.branches import inline_branch, taken_branch
+from sparsec.compiler.importers.cleaning import remove_copies
 from sparsec.compiler.importers.limits import (
     FOLDING_ROUNDS,
     MAX_FOLDED_BYTES,
@@ -74,6 +75,7 @@ def fold(model: ir.Model) -> str | None:
     objection = infer_shapes(model)
     for _ in range(FOLDING_ROUNDS):
         changed = [_fold_node(node, budget) for node in list(model.graph)]
+        changed.append(remove_copies(model.graph))
         common.RemoveUnusedNodesPass()(model)
         if not any(changed):
             break

@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from sparsec.compiler.errors import UnsupportedError
 
-LEGACY = {"Upsample": 11, "Resize": 11, "Hardmax": 13}
+LEGACY = {"GroupNormalization": 21, "Hardmax": 13, "Resize": 11, "Upsample": 11}
 """By operator: the first opset in which it means what it means today."""
 
 
@@ -22,7 +22,7 @@ def modernise(model: ir.Model, legacy: Mapping[str, str]) -> None:
     Raises:
         UnsupportedError: one operator of today cannot say it.
     """
-    rules = {"Resize": _resize, "Hardmax": _hardmax}
+    rules = {"GroupNormalization": _group_normalization, "Hardmax": _hardmax, "Resize": _resize}
     for node in list(model.graph.all_nodes()):
         if node.outputs and node.outputs[0].name in legacy and node.op_type in rules:
             rules[node.op_type](node)
@@ -40,15 +40,30 @@ def _resize(node: ir.Node) -> None:
     node.attributes["nearest_mode"] = ir.AttrString("nearest_mode", rounding)
 
 
+def _group_normalization(node: ir.Node) -> None:
+    """Before opset 21, scale and bias were those of the groups: an InstanceNormalization over the groups."""
+    source, scale, bias = node.inputs
+    groups, epsilon = node.attributes["num_groups"].as_int(), node.attributes.get_float("epsilon", 1e-5)
+    grouped = ir.Tensor(np.array([0, groups, -1], np.int64), name="value")
+    target = ir.node("Constant", [], {"value": grouped})
+    shape = ir.node("Shape", [source])
+    flat = ir.node("Reshape", [source, target.outputs[0]])
+    inputs = [flat.outputs[0], scale, bias]
+    normal = ir.node("InstanceNormalization", inputs, {"epsilon": epsilon}, name=node.name)
+    back = ir.node("Reshape", [normal.outputs[0], shape.outputs[0]])
+    _replace(node, [target, shape, flat, normal, back])
+
+
+def _replace(node: ir.Node, made: list[ir.Node]) -> None:
+    if node.graph is not None:
+        ir.convenience.replace_nodes_and_values(node.graph, node, [node], made, node.outputs, made[-1].outputs)
+
+
 def _hardmax(node: ir.Node) -> None:
     """Before opset 13, all dimensions from the axis on were one."""
-    axis = node.attributes.get_int("axis", 1)
-    source, graph = node.inputs[0], node.graph
-    if source is None or graph is None:
-        return
+    source = node.inputs[0]
     shape = ir.node("Shape", [source])
-    flat = ir.node("Flatten", [source], {"axis": axis})
+    flat = ir.node("Flatten", [source], {"axis": node.attributes.get_int("axis", 1)})
     last = ir.node("Hardmax", [flat.outputs[0]], {"axis": -1}, name=node.name)
     back = ir.node("Reshape", [last.outputs[0], shape.outputs[0]])
-    made = [shape, flat, last, back]
-    ir.convenience.replace_nodes_and_values(graph, node, [node], made, node.outputs, back.outputs)
+    _replace(node, [shape, flat, last, back])

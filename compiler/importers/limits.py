@@ -51,3 +51,6 @@ MAX_CALL_DEPTH: Final = 64
 
 NOT_IN_ONNXRUNTIME: Final = frozenset(("Swish",))
 """Operators with a defining function that onnxruntime does not run in opset OPSET; every stage must run there."""
+
+LOOPING_BODIES: Final = frozenset(("AffineGrid", "LinearAttention", "Range", "SequenceMap"))
+"""Operators whose defining function has a branch or a loop; expanding them leads nowhere."""

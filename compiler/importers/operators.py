@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Is each node an operator that ONNX defines, with as many inputs and with the attributes it may have?"""
 
+from typing import Any
+
 import onnx
 from onnx import defs
 
@@ -65,7 +67,7 @@ def _check_counts(where: str, node: onnx.NodeProto, schema: defs.OpSchema) -> No
 
 
 def _check_attributes(where: str, node: onnx.NodeProto, schema: defs.OpSchema) -> None:
-    known = schema.attributes
+    known: dict[str, Any] = dict(schema.attributes)
     present = {attribute.name for attribute in node.attribute}
     if len(present) != len(node.attribute):
         msg = f"{where}: has an attribute twice."

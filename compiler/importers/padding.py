@@ -5,6 +5,8 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
+from sparsec.compiler.errors import UnsupportedError
+
 _WINDOWED = frozenset(("Conv", "ConvInteger", "QLinearConv", "MaxPool", "AveragePool", "LpPool", "ConvTranspose"))
 _WEIGHT_INPUT = {"Conv": 1, "ConvInteger": 1, "ConvTranspose": 1, "QLinearConv": 3}
 
@@ -16,6 +18,9 @@ def make_padding_explicit(model: ir.Model) -> None:
 
     Args:
         model: a model with static shapes.
+
+    Raises:
+        UnsupportedError: VALID is asked for, and rounding up; ONNX and onnxruntime differ about what that is.
     """
     for node in model.graph:
         if node.domain == "" and node.op_type in _WINDOWED:
@@ -28,6 +33,9 @@ def _pad(node: ir.Node) -> None:
     node.attributes.pop("auto_pad", None)
     if mode == "NOTSET" and not fixed:
         return
+    if mode == "VALID" and node.attributes.get_int("ceil_mode", 0) == 1:
+        msg = f"Operator {node.op_type!r}, node {node.name!r}: 'auto_pad' VALID and 'ceil_mode' contradict each other."
+        raise UnsupportedError(msg)
     sizes, outputs, kernel = _spatial(node.inputs[0]), _spatial(node.outputs[0]), _kernel(node)
     strides = node.attributes.get_ints("strides", [1] * len(kernel))
     dilations = node.attributes.get_ints("dilations", [1] * len(kernel))
@@ -49,7 +57,7 @@ def _set_pads(node: ir.Node, totals: Sequence[int], *, upper: bool) -> None:
     pads = [*small, *large] if upper else [*large, *small]
     node.attributes["pads"] = ir.AttrInt64s("pads", pads)
     if "ceil_mode" in node.attributes:
-        node.attributes.pop("ceil_mode")  # the pads make the division exact, or VALID rounds down
+        node.attributes.pop("ceil_mode")  # the pads make the division exact
 
 
 def _spatial(value: ir.Value | None) -> list[int]:

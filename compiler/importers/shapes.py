@@ -15,9 +15,7 @@ from sparsec.compiler.importers.shape_rules import complete_shapes
 Reporter = Callable[[str], None]
 
 
-def pin_inputs(
-    model: ir.Model, shapes: Mapping[str, Sequence[int]] | None, reporter: Reporter | None
-) -> None:
+def pin_inputs(model: ir.Model, shapes: Mapping[str, Sequence[int]] | None, reporter: Reporter | None) -> None:
     """Give each graph input a static shape, in place.
 
     A symbolic dimension that is pinned on one input holds for all inputs that use its name. What is left of
@@ -213,9 +211,7 @@ def _not_static(node: ir.Node, value: ir.Value, objection: str | None) -> ModelE
     if objection:
         return ModelError(f"{where}: its shape cannot be inferred. ONNX says: {objection}")
     found = "unknown" if value.shape is None else _text(value.shape.dims)
-    return UnsupportedError(
-        f"{where}: its shape ({found}) depends on the data; a compiled model has static shapes."
-    )
+    return UnsupportedError(f"{where}: its shape ({found}) depends on the data; a compiled model has static shapes.")
 
 
 def _check_bytes(node: ir.Node, value: ir.Value) -> None:

@@ -18,6 +18,7 @@ from sparsec.compiler.importers.limits import (
 )
 from sparsec.compiler.importers.walk import all_graphs, all_nodes, all_tensors
 
+_Array = np.ndarray[Any, Any]
 _DATA_FIELDS = ("raw_data", "float_data", "int32_data", "int64_data", "double_data", "uint64_data", "string_data")
 
 
@@ -153,7 +154,7 @@ def _dense(sparse: onnx.SparseTensorProto) -> onnx.TensorProto:
     return numpy_helper.from_array(dense.reshape(list(sparse.dims)), sparse.values.name)
 
 
-def _linear(where: str, indices: np.ndarray[Any, Any], dims: list[int], values: tuple[int, ...]) -> np.ndarray[Any, Any]:
+def _linear(where: str, indices: _Array, dims: list[int], values: tuple[int, ...]) -> _Array:
     """Indices of either form, [count] or [count, rank], as positions in the flat tensor."""
     linear = indices.shape == values
     upper = np.asarray(math.prod(dims) if linear else dims)
