@@ -75,7 +75,7 @@ class Emitter:
 
     def bind(self, value: ir.Value, where: Layout, view: View) -> View:
         """Say that a value now stands at a view in a layout."""
-        self.views[value, where] = view
+        self.views[value, where.simplest(shape_of(value))] = view
         return view
 
     def make(self, value: ir.Value, where: Layout = layout.PLAIN) -> View:
