@@ -131,8 +131,10 @@ def test_node_takes_buffers_paths_and_urls(demo, wasm, options):
 
 @needs_node
 @pytest.mark.node
+@pytest.mark.parametrize("page", [False, True], ids=["node", "page"])
 @pytest.mark.parametrize("mime", ["application/wasm", "application/octet-stream"])
-def test_files_come_over_http_streaming_or_not(demo, wasm, mime):
+def test_files_come_over_http_streaming_or_not(demo, wasm, mime, page):
+    """As in a page, where there is no `process` to know Node.js by."""
     server = f"""
       import {{ createServer }} from "node:http"; import {{ readFileSync }} from "node:fs";
       const server = createServer((request, response) => {{
@@ -141,11 +143,28 @@ def test_files_come_over_http_streaming_or_not(demo, wasm, mime):
       }});
       await new Promise((done) => server.listen(0, "127.0.0.1", done));
       const base = `http://127.0.0.1:${{server.address().port}}`;
+      {"delete globalThis.process;" if page else ""}
+      const {{ load }} = await import("./model.mjs");
     """
     load = "load({wasm: base + '/model.simd128.wasm', weights: base + '/weights.bin'})"
     inputs = demo.sample(3)
+    body = script(inputs, load).replace('import { load } from "./model.mjs";', "")
     closing = "; server.close(); server.closeAllConnections();"
-    check(demo, node(wasm.folder, server + script(inputs, load) + closing), inputs)
+    check(demo, node(wasm.folder, server + body + closing), inputs)
+
+
+@needs_node
+@pytest.mark.node
+def test_a_missing_file_over_http_is_named(wasm):
+    text = """
+      import { createServer } from "node:http"; import { load } from "./model.mjs";
+      const server = createServer((request, response) => { response.statusCode = 404; response.end(); });
+      await new Promise((done) => server.listen(0, "127.0.0.1", done));
+      const weights = `http://127.0.0.1:${server.address().port}/weights.bin`;
+      console.log(JSON.stringify(await load({ weights }).then(() => "none", (error) => error.message)));
+      server.close(); server.closeAllConnections();
+    """
+    assert node(wasm.folder, text).endswith("/weights.bin': 404 Not Found.")
 
 
 @needs_node
