@@ -21,8 +21,9 @@ from tvm.relax.frontend.onnx import from_onnx
 
 from sparsec.backends.fallback_known import refusal
 from sparsec.backends.fallback_legalize import LEGALIZE
-from sparsec.backends.isa import ELEMENT_BYTES
-from sparsec.compiler.errors import UnsupportedError
+from sparsec.backends.isa import ELEMENT_BYTES, ISAS
+from sparsec.backends.tir import llvm_target, lower
+from sparsec.compiler.errors import ToolchainError, UnsupportedError
 from sparsec.compiler.graph import shape_of
 from sparsec.compiler.importers.limits import OPSET
 from sparsec.compiler.lowering.kernel import Fallback, FallbackCall
@@ -184,7 +185,12 @@ class _Reader:
         return ("temporary", len(self.temporaries) - 1)
 
     def _add(self, function: tirx.PrimFunc) -> str:
+        """Name a function, once it is sure that it can be compiled; what stops it stops it on every target."""
         symbol = f"{self.node.op_type.lower()}_{self.digest}_{len(self.functions)}"
+        try:
+            lower(function, symbol, tvm.target.Target(llvm_target(ISAS["avx2"])))
+        except ToolchainError as error:
+            raise _refused(self.node, _last_line(error)) from error
         self.functions[symbol] = function
         return symbol
 

@@ -8,7 +8,8 @@ before that, so that a function with pointer parameters becomes ``void name(floa
 
 import math
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from tvm.ir import PointerType, PrimType
 
 from sparsec.backends.isa import ELEMENT_BYTES, Isa
 from sparsec.backends.math import expand, mark
+from sparsec.compiler.errors import ToolchainError
 
 STACK_BYTES = 1024
 """The largest allocation that stays on the stack; larger ones go to the function's workspace."""
@@ -93,12 +95,27 @@ def build_object(functions: Mapping[str, tirx.PrimFunc], isa: Isa) -> Object:
     Returns:
         The object. Symbols it leaves undefined are C functions (of the model, the C library's mathematics,
         ``memcpy`` and its like); `sparsec.backends.link` resolves the latter two without a C library.
+
+    Raises:
+        ToolchainError: If a function cannot be compiled.
     """
     target = tvm.target.Target(llvm_target(isa))
     lowered = {name: lower(function, name, target) for name, function in functions.items()}
     module = tvm.IRModule({name: function for name, (function, _) in lowered.items()})
-    compiled = tvm.get_global_func("target.build.llvm")(module, target)
-    return Object(_object_bytes(compiled), {name: size for name, (_, size) in lowered.items()}, compiled)
+    with _blamed(", ".join(functions)):
+        compiled = tvm.get_global_func("target.build.llvm")(module, target)
+        return Object(_object_bytes(compiled), {name: size for name, (_, size) in lowered.items()}, compiled)
+
+
+@contextmanager
+def _blamed(what: str) -> Iterator[None]:
+    """Turn whatever TVM raises into an error that names the function."""
+    try:
+        yield
+    except Exception as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        msg = f"Compiling '{what}': {lines[-1] if lines else type(error).__name__}"
+        raise ToolchainError(msg) from error
 
 
 def llvm_target(isa: Isa) -> dict[str, object]:
@@ -117,13 +134,31 @@ def lower(function: tirx.PrimFunc, name: str, target: tvm.target.Target) -> tupl
 
     Returns:
         The function, and the bytes of workspace it takes as its last parameter (0: none).
+
+    Raises:
+        ToolchainError: If TVM cannot lower it, or it calls TVM's runtime.
     """
-    module = tvm.IRModule({name: _named(_without_offsets(function), name)})
-    module = tirx.transform.BindTarget(target.with_host(target))(module)
-    for make in _PASSES:
-        module = make()(module)
-    plain, size = _lift_allocations(_pointer_parameters(_plain_loops(mark(module[name]))))
-    return expand(tirx.transform.LowerIntrin()(tvm.IRModule({name: plain}))[name]), size
+    with _blamed(name):
+        module = tvm.IRModule({name: _named(_without_offsets(function), name)})
+        module = tirx.transform.BindTarget(target.with_host(target))(module)
+        for make in _PASSES:
+            module = make()(module)
+        plain, size = _lift_allocations(_pointer_parameters(_plain_loops(mark(module[name]))))
+        _check_calls(plain)
+        return expand(tirx.transform.LowerIntrin()(tvm.IRModule({name: plain}))[name]), size
+
+
+def _check_calls(function: tirx.PrimFunc) -> None:
+    def check(call: tvm.ir.Call) -> None:
+        if isinstance(call.op, tvm.ir.Op) and call.op.name in _RUNTIME_CALLS:
+            callee = call.args[0]
+            msg = f"it calls '{getattr(callee, 'value', callee)}' of TVM's runtime"
+            raise ValueError(msg)
+
+    tvm_ffi.structural_walk(function.body, (tvm.ir.Call, check))
+
+
+_RUNTIME_CALLS = {f"tirx.tvm_call_{kind}{how}" for kind in ("packed", "cpacked") for how in ("", "_lowered")}
 
 
 def _named(function: tirx.PrimFunc, name: str) -> tirx.PrimFunc:
