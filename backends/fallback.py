@@ -18,8 +18,9 @@ import tvm
 from numpy.typing import NDArray
 from tvm import relax, te, tirx
 from tvm.relax.frontend.onnx import from_onnx
+from tvm.relax.frontend.onnx.onnx_frontend import _get_convert_map
 
-from sparsec.backends.fallback_known import refusal
+from sparsec.backends.fallback_known import DATA_DEPENDENT, refusal
 from sparsec.backends.fallback_legalize import LEGALIZE
 from sparsec.backends.isa import ELEMENT_BYTES, ISAS
 from sparsec.backends.tir import llvm_target, lower
@@ -41,6 +42,11 @@ _PASSES: tuple[Callable[[], Any], ...] = (
     relax.transform.FuseTIR,
     relax.transform.DeadCodeElimination,
 )
+
+
+def operators() -> frozenset[str]:
+    """The operators of ONNX's own domain that TVM's front end knows."""
+    return frozenset(_get_convert_map()) - set(DATA_DEPENDENT)
 
 
 def lower_node(node: ir.Node, constants: Sequence[Array | None], *, opset: int = OPSET) -> Fallback:

@@ -34,6 +34,7 @@ def backend(target: Target) -> Backend:
         profile=profile["costs"],
         profile_name=profile["machine"],
         fallback=fallback.lower_node,
+        operators=fallback.operators(),
     )
 
 

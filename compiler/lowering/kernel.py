@@ -3,7 +3,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
@@ -122,6 +122,7 @@ class Backend:
         kernels: By family.
         profile: Measured costs; `profile_name` says of which machine.
         fallback: Lowers any other node: (node, input constants by position) -> Fallback.
+        operators: ONNX operators that the fallback knows.
     """
 
     name: str
@@ -130,4 +131,4 @@ class Backend:
     profile: Profile
     profile_name: str
     fallback: Callable[..., Fallback]
-    dtypes: tuple[str, ...] = field(default=("float32", "uint8"))
+    operators: frozenset[str] = frozenset()

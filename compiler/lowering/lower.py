@@ -9,10 +9,11 @@ import onnx_ir as ir
 
 from sparsec.compiler.errors import UnsupportedError
 from sparsec.compiler.graph import constant_of, itemsize, shape_of
+from sparsec.compiler.importers.finish import expand_function_ops
 from sparsec.compiler.lowering.anchors import convolution, elementwise, movement, products, recurrent, rows
 from sparsec.compiler.lowering.anchors.anchor import Anchor, report_plain
 from sparsec.compiler.lowering.codes import codes_behind, quantizer
-from sparsec.compiler.lowering.elementwise import is_elementwise
+from sparsec.compiler.lowering.elementwise import RULES, is_elementwise
 from sparsec.compiler.lowering.emitter import Buffer, Emitter, NoKernelError, View
 from sparsec.compiler.lowering.kernel import Backend
 from sparsec.compiler.lowering.layout import PLAIN
@@ -43,7 +44,7 @@ def lower(model: ir.Model, backend: Backend, name: str, progress: Callable[[int,
     Raises:
         UnsupportedError: If an operator, or a use of it, has neither kernel nor fallback.
     """
-    graph = model.graph
+    graph = expand_function_ops(model, {*ANCHORS, *RULES, *backend.operators}).graph
     graph.sort()
     emitter = Emitter(backend)
     _seed(emitter, graph)

@@ -16,6 +16,28 @@ KINDS = ("node", "simple", "pytorch-operator", "pytorch-converted")
 """Suites with data of their own (`real` needs downloads)."""
 
 
+PARAMETERS: dict[str, tuple[int, ...]] = {
+    "BatchNormalization": (1, 2, 3, 4), "CenterCropPad": (1,), "Clip": (1, 2), "ConstantOfShape": (0,), "Conv": (1, 2),
+    "ConvInteger": (1, 2, 3), "ConvTranspose": (1, 2), "CumProd": (1,), "CumSum": (1,), "DFT": (1, 2),
+    "DeformConv": (1, 3), "DequantizeLinear": (1, 2), "Dropout": (1, 2), "Expand": (1,), "GRU": (1, 2, 3, 4),
+    "GroupNormalization": (1, 2), "ImageDecoder": (), "LSTM": (1, 2, 3, 4, 7), "LayerNormalization": (1, 2), "Loop": (0, 1),
+    "MatMulInteger": (2, 3), "MaxUnpool": (2,), "MelWeightMatrix": (0, 1, 2, 3, 4), "OneHot": (1, 2), "Pad": (1, 2, 3),
+    "QLinearConv": (1, 2, 3, 4, 5, 6, 7, 8), "QLinearMatMul": (1, 2, 4, 5, 6, 7), "QuantizeLinear": (1, 2),
+    "RNN": (1, 2, 3, 4), "Range": (0, 1, 2), "ReduceL1": (1,), "ReduceL2": (1,), "ReduceLogSum": (1,),
+    "ReduceLogSumExp": (1,), "ReduceMax": (1,), "ReduceMean": (1,), "ReduceMin": (1,), "ReduceProd": (1,),
+    "ReduceSum": (1,), "ReduceSumSquare": (1,), "Reshape": (1,), "Resize": (1, 2, 3), "RotaryEmbedding": (3,),
+    "STFT": (1, 2, 3), "Slice": (1, 2, 3, 4), "Split": (1,), "SplitToSequence": (1,), "Squeeze": (1,),
+    "Tile": (1,), "TopK": (1,), "Trilu": (1,), "Unsqueeze": (1,), "Upsample": (1,), "BlackmanWindow": (0,),
+    "HammingWindow": (0,), "HannWindow": (0,), "GridSample": (), "AffineGrid": (1,), "MaxRoiPool": (), "RMSNormalization": (1,),
+    "If": (0,), "TensorScatter": (2,), "Col2Im": (1, 2), "Gather": (), "InstanceNormalization": (1, 2), "PRelu": (1,),
+}  # fmt: skip
+"""Inputs that hold parameters (shapes, axes, sizes, weights, scales), by operator.
+
+The suite passes everything at run time. Exported models hold these as constants, and a compiler to static shapes needs
+them so; the judge therefore hands them over as initializers. Data inputs are never touched.
+"""
+
+
 @dataclass(frozen=True, eq=False)
 class Case:
     """One case.
@@ -59,7 +81,40 @@ def _case(test: Any) -> Case:
         sets = [
             (_read(place, "input", model.graph.input), _read(place, "output", model.graph.output)) for place in places
         ]
-    return Case(test.name, model, [tuple(map(_arrays, pair)) for pair in sets], test.rtol, test.atol)
+    return _with_constants(Case(test.name, model, [tuple(map(_arrays, pair)) for pair in sets], test.rtol, test.atol))
+
+
+def _with_constants(case: Case) -> Case:
+    """Turn parameters into initializers where every set of data agrees on them."""
+    graph = case.model.graph
+    names = {node.input[i] for node in graph.node for i in PARAMETERS.get(node.op_type, ()) if i < len(node.input)}
+    data = {node.input[i] for node in graph.node for i in _data_inputs(node)}
+    values = {
+        port.name: case.sets[0][0][number]
+        for number, port in enumerate(graph.input)
+        if port.name in names - data and case.sets and number < len(case.sets[0][0])
+    }
+    fixed = {name: array for name, array in values.items() if isinstance(array, np.ndarray) and _agreed(case, name)}
+    if not fixed:
+        return case
+    model = onnx.ModelProto.FromString(case.model.SerializeToString())
+    kept = [port for port in model.graph.input if port.name not in fixed]
+    places = [number for number, port in enumerate(graph.input) if port.name not in fixed]
+    del model.graph.input[:]
+    model.graph.input.extend(kept)
+    model.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in fixed.items())
+    sets = [([inputs[i] for i in places if i < len(inputs)], outputs) for inputs, outputs in case.sets]
+    return Case(case.name, model, sets, case.rtol, case.atol)
+
+
+def _data_inputs(node: Any) -> list[int]:
+    return [i for i in range(len(node.input)) if i not in PARAMETERS.get(node.op_type, ())]
+
+
+def _agreed(case: Case, name: str) -> bool:
+    place = [port.name for port in case.model.graph.input].index(name)
+    first = case.sets[0][0][place]
+    return all(np.array_equal(first, inputs[place]) for inputs, _ in case.sets)
 
 
 def _read(place: Path, kind: str, ports: Any) -> list[Any]:
