@@ -5,6 +5,8 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common
 
+from sparsec.compiler.importers.constants import constant
+
 
 def separate_outputs(graph: ir.Graph) -> None:
     """Make each graph output the output of a node of its own, in place.
@@ -70,9 +72,7 @@ def _drop_mask(graph: ir.Graph, node: ir.Node) -> None:
     mask, shape = node.outputs[1], node.outputs[1].shape
     if shape is None or not (mask.uses() or mask.is_graph_output()):
         return
-    size = ir.Value(name=f"{mask.name}/shape", type=ir.TensorType(ir.DataType.INT64), shape=ir.Shape([len(shape)]))
-    size.const_value = ir.Tensor(np.array(shape.numpy(), np.int64), name=size.name)
-    graph.register_initializer(size)
+    size = constant(graph, f"{mask.name}/shape", [int(dim) for dim in shape.numpy()])
     ones = ir.node("ConstantOfShape", [size], {"value": ir.Tensor(np.array([True]), name="value")})
     ir.convenience.replace_nodes_and_values(graph, node, [], [ones], [mask], ones.outputs)
 

@@ -18,6 +18,7 @@ from sparsec.compiler.importers.limits import (
     MAX_FOLDED_TOTAL_BYTES,
     OPSET,
 )
+from sparsec.compiler.importers.sequences import unpack_sequences
 from sparsec.compiler.importers.shapes import infer_shapes
 
 FOLDABLE = frozenset(
@@ -75,6 +76,7 @@ def fold(model: ir.Model) -> str | None:
     objection = infer_shapes(model)
     for _ in range(FOLDING_ROUNDS):
         changed = [_fold_node(node, budget) for node in list(model.graph)]
+        changed.append(unpack_sequences(model.graph))
         changed.append(remove_copies(model.graph))
         common.RemoveUnusedNodesPass()(model)
         if not any(changed):

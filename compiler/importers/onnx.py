@@ -18,6 +18,7 @@ from sparsec.compiler.importers.reading import read_proto
 from sparsec.compiler.importers.shapes import forget_shapes, pin_inputs
 from sparsec.compiler.importers.structure import check_structure
 from sparsec.compiler.importers.tensors import check_tensors, densify
+from sparsec.compiler.importers.walk import all_nodes, title
 
 
 def load_onnx(
@@ -41,19 +42,19 @@ def load_onnx(
         ModelError: the model is malformed, too large, or needs shapes.
         UnsupportedError: the model uses an operator or a type that sparsec refuses.
     """
-    title = f"Model '{source}'" if isinstance(source, (str, Path)) else "The model"
-    with _stage(title, "reading"):
+    name = f"Model '{source}'" if isinstance(source, (str, Path)) else "The model"
+    with _stage(name, "reading"):
         model = _checked(source)
-    with _stage(title, "checking"):
+    with _stage(name, "checking"):
         model = _inline(model)
-    with _stage(title, "conversion to one opset"):
+    with _stage(name, "conversion to one opset"):
         model = convert_opset(model)
         lift_weights(model)
-    with _stage(title, "pinning shapes"):
+    with _stage(name, "pinning shapes"):
         separate_outputs(model.graph)
         forget_shapes(model.graph)
         pin_inputs(model, shapes, reporter)
-    with _stage(title, "folding constants"):
+    with _stage(name, "folding constants"):
         return finish(model)
 
 
@@ -74,15 +75,25 @@ def _checked(source: str | Path | onnx.ModelProto | ir.Model) -> ir.Model:
     """A model of our own, whose structure and weights hold what they promise."""
     if isinstance(source, ir.Model):
         return _checked_ir(source)
+    if not isinstance(source, (str, Path, onnx.ModelProto)):
+        msg = f"A path, an onnx.ModelProto or an onnx_ir.Model was expected, not {type(source).__name__!r}."
+        raise ModelError(msg)
     proto = read_proto(Path(source)) if isinstance(source, (str, Path)) else _owned(source)
-    densify(proto)
-    check_tensors(proto)
-    check_structure(proto)
-    check_calls(proto)
+    _check(proto)
     model = ir.from_proto(proto)
     model.ir_version = max(model.ir_version, 4)  # before, weights had to be inputs as well
     lift_weights(model)
     return model
+
+
+def _check(proto: onnx.ModelProto) -> None:
+    """Check a model, and make it ready to be talked about: no sparse weights, no nameless nodes."""
+    for node in all_nodes(proto):
+        node.name = title(node)
+    densify(proto)
+    check_tensors(proto)
+    check_structure(proto)
+    check_calls(proto)
 
 
 def _owned(proto: onnx.ModelProto) -> onnx.ModelProto:
@@ -95,10 +106,7 @@ def _checked_ir(source: ir.Model) -> ir.Model:
     model = source.clone()
     ir.external_data.load_to_model(model)
     proto, weights = light_proto(model)
-    densify(proto)
-    check_tensors(proto)
-    check_structure(proto)
-    check_calls(proto)
+    _check(proto)
     return restore_weights(proto, weights)
 
 

@@ -85,8 +85,13 @@ def _convert(model: onnx.ModelProto, version: int, changed: Sequence[onnx.NodePr
     try:
         return version_converter.convert_version(model, OPSET)
     except (RuntimeError, version_converter.ConvertError) as error:
-        msg = f"Operator {names}: conversion from opset {version} to {OPSET} failed. ONNX says: {error}"
+        msg = f"Operator {names}: conversion from opset {version} to {OPSET} failed. {_reason(error)}"
         raise UnsupportedError(msg) from error
+
+
+def _reason(error: Exception) -> str:
+    """ONNX's own words, without the place in its source."""
+    return "ONNX says: " + str(error).rpartition(" failed: ")[2].strip()
 
 
 def _since(node: onnx.NodeProto, version: int) -> int | None:

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Output shapes that ONNX's inference does not find."""
 
-import math
 from collections.abc import Callable
 
 import onnx_ir as ir
+
+from sparsec.compiler.importers.constants import integers
 
 _Shapes = list[list[int]]
 
@@ -46,12 +47,12 @@ def _recurrent(node: ir.Node) -> _Shapes | None:
 
 def _unpool(node: ir.Node) -> _Shapes | None:
     """MaxUnpool with its output shape given as a constant."""
-    shape = _constant(node, 2)
-    return None if shape is None else [[int(dim) for dim in shape]]
+    shape = integers(node, 2)
+    return None if shape is None else [shape]
 
 
 def _mel(node: ir.Node) -> _Shapes | None:
-    bands, length = _constant(node, 0), _constant(node, 1)
+    bands, length = integers(node, 0), integers(node, 1)
     return None if bands is None or length is None else [[int(length[0]) // 2 + 1, int(bands[0])]]
 
 
@@ -69,11 +70,3 @@ def _dims(node: ir.Node, index: int) -> list[int] | None:
     if value is None or value.shape is None or not value.shape.is_static():
         return None
     return [int(dim) for dim in value.shape.numpy()]
-
-
-def _constant(node: ir.Node, index: int) -> list[int] | None:
-    """A short constant input, flat."""
-    value = node.inputs[index] if index < len(node.inputs) else None
-    if value is None or value.const_value is None or math.prod(_dims(node, index) or [0]) > 8:
-        return None
-    return [int(item) for item in value.const_value.numpy().reshape(-1)]

@@ -32,7 +32,7 @@ def all_nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
             raise ModelError(msg)
         inner = [(inside, depth + 1) for graph in subgraphs(node) for inside in graph.node]
         if inner and depth >= MAX_GRAPH_DEPTH:
-            msg = f"The model nests graphs more than {MAX_GRAPH_DEPTH} deep, at node {node.name!r}."
+            msg = f"The model nests graphs more than {MAX_GRAPH_DEPTH} deep, at node {title(node)!r}."
             raise ModelError(msg)
         stack += inner
         yield node
@@ -46,6 +46,11 @@ def subgraphs(node: onnx.NodeProto) -> list[onnx.GraphProto]:
             found.append(attribute.g)
         found += attribute.graphs
     return found
+
+
+def title(node: onnx.NodeProto) -> str:
+    """A node's name; for a nameless node that of its first output."""
+    return node.name or next((name for name in node.output if name), node.op_type)
 
 
 def all_graphs(model: onnx.ModelProto) -> list[onnx.GraphProto]:
