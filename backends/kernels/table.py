@@ -6,6 +6,7 @@ from sparsec.backends.kernels.convolution import ConvolutionKernel
 from sparsec.backends.kernels.elementwise import ElementwiseKernel
 from sparsec.backends.kernels.linear import LinearKernel
 from sparsec.backends.kernels.pad import PadKernel
+from sparsec.backends.kernels.softmax import SoftmaxKernel
 from sparsec.compiler.lowering.kernel import Kernel
 
 KERNELS: tuple[Kernel, ...] = (
@@ -14,4 +15,5 @@ KERNELS: tuple[Kernel, ...] = (
     ElementwiseKernel(),
     LinearKernel(),
     PadKernel(),
+    SoftmaxKernel(),
 )

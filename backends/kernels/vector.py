@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 from tvm import tirx
+from tvm.ir import TensorLoad
 
 Expr = Any
 Stmt = Any
@@ -95,9 +96,20 @@ class Values:
         self._statements: list[Stmt] = []
 
     def bind(self, value: Expr) -> Expr:
-        """Compute the value here; the name that stands for it."""
+        """Compute the value here; the name that stands for it.
+
+        It goes through a cell of memory, which LLVM makes a register: TVM's simplifier would write a name's value
+        out wherever it is used, but leaves loads alone.
+        """
+        if isinstance(value, (tirx.Var, TensorLoad)):
+            return self._name(value)
+        cell = tirx.decl_buffer((1,), str(value.ty), "cell", scope="local")
+        self.add(tirx.AllocBuffer(cell), tirx.BufferStore(cell, value, [index(0)]))
+        return self._name(tirx.BufferLoad(cell, [index(0)]))
+
+    def _name(self, value: Expr) -> Expr:
         name = tirx.Var("v", value.ty)
-        self._statements.append(tirx.Bind(name, value))
+        self.add(tirx.Bind(name, value))
         return name
 
     def add(self, *statements: Stmt) -> "Values":

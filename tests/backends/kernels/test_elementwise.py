@@ -79,7 +79,7 @@ def simple_ops():
 
 def bordering_ops():
     """Plain images and tokens to and from groups of four channels, whole and with a rest."""
-    for groups, n in itertools.product((1, 2, 3), (1, 3, 4, 7, 8, 16, 17, 49)):
+    for groups, n in itertools.product((1, 3), (1, 4, 7, 17, 49)):
         c = 4 * groups
         shape, packed = (groups, n, 4), (4 * n, 4, 1)
         images, tokens = (4 * n, 1, n), (4, c, 1)
