@@ -4,7 +4,7 @@
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import TYPE_CHECKING, ClassVar
 
@@ -229,14 +229,47 @@ class PassManager:
         try:
             for instrument in self.instruments:
                 instrument.before(step, model, context)
-            start = perf_counter()
+            before, start = _state(model), perf_counter()
             result = step.run(model, context)
             seconds = perf_counter() - start
+            result = replace(result, changed=result.changed or _state(result.model) != before)
             for instrument in self.instruments:
                 instrument.after(step, result, context)
         except Exception as error:
             raise _located(error, step, ran) from error
         return result.model, Step(step.name, str(step), result.changed, result.records, seconds)
+
+
+def _state(model: ir.Model) -> tuple[object, ...]:
+    """What tells two versions of a model apart, so that a pass that forgets to say so is still checked.
+
+    Tensors and attributes count as different unless they are the same objects, which the result keeps alive.
+    """
+    initializers = [(name, _Same(value.const_value)) for name, value in model.graph.initializers.items()]
+    outputs = [value.name for value in model.graph.outputs]
+    return tuple(map(_node_state, model.graph.all_nodes())), tuple(initializers), tuple(outputs)
+
+
+def _node_state(node: ir.Node) -> tuple[object, ...]:
+    names = tuple(value.name if value else None for value in (*node.inputs, *node.outputs))
+    attributes = tuple((name, _Same(attribute.value)) for name, attribute in node.attributes.items())
+    return node.domain, node.op_type, node.name, names, attributes
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Same:
+    """Equal to a wrapper of the very same object, or of an equal number or text."""
+
+    value: object
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, _Same):
+            return NotImplemented
+        plain = isinstance(self.value, int | float | str | tuple) and isinstance(other.value, int | float | str | tuple)
+        return self.value is other.value or (plain and self.value == other.value)
+
+    def __hash__(self) -> int:
+        return 0
 
 
 def _located(error: Exception, step: Pass, ran: Sequence[Step]) -> SparsecError:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which layers a compressing pass works on: all but the ignored, the unfit, and those whose weight others need."""
 
+import numpy as np
 import onnx_ir as ir
 
 from sparsec.compiler.errors import PassError
@@ -28,7 +29,7 @@ def choose_layers(step: Pass, model: ir.Model, ignore: tuple[str, ...]) -> tuple
     _check_ignored(step, [layer_name(node) for node in candidates], ignore)
     for node in candidates:
         found = find_layer(node)
-        reason = found if isinstance(found, str) else _shared(found, ignore)
+        reason = found if isinstance(found, str) else _unfit(found) or _shared(found, ignore)
         if matches(layer_name(node), ignore):
             reason = "it is in 'ignore'"
         if reason:
@@ -36,6 +37,14 @@ def choose_layers(step: Pass, model: ir.Model, ignore: tuple[str, ...]) -> tuple
         elif isinstance(found, Layer) and all(found.weight is not other.weight for other in chosen):
             chosen.append(found)
     return chosen, skipped
+
+
+def _unfit(layer: Layer | None) -> str:
+    """Why the numbers of a weight cannot be worked on; empty if they can."""
+    values = layer.tensor.numpy() if layer else np.ones(1)
+    if not values.size:
+        return "its weight is empty"
+    return "" if np.isfinite(values).all() else "its weight holds NaN or infinity"
 
 
 def _shared(layer: Layer | None, ignore: tuple[str, ...]) -> str:

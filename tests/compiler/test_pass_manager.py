@@ -165,6 +165,22 @@ def test_failure_names_the_pass_and_what_had_run(error, kind, message, model):
     assert caught.value.__cause__ is error
 
 
+@pytest.mark.parametrize("functional", [False, True])
+def test_a_pass_that_forgets_to_say_so_has_still_changed_the_model(functional, model):
+    @dataclass(frozen=True)
+    class Forget(Pass):
+        name: ClassVar[str] = "forget"
+        op_type: str
+
+        def run(self, model, context):
+            model = model.clone() if functional else model
+            model.graph[0].op_type = self.op_type
+            return PassResult(model, False)
+
+    result = PassManager([Forget("Relu"), Forget("Abs"), Forget("Abs")]).run(model)
+    assert [step.changed for step in result.steps] == [False, True, False]
+
+
 def test_requirements_are_checked_before_anything_runs(model):
     ran = []
 

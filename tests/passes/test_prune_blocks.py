@@ -100,6 +100,16 @@ def test_weight_that_another_operator_reads_stays(model_of, normal):
     assert "also used by" in result.steps[0].records[0].note
 
 
+@pytest.mark.parametrize(("number", "why"), [(np.nan, "holds NaN or infinity"), (np.inf, "holds NaN or infinity")])
+def test_weight_that_is_not_finite_stays(number, why, model_of, normal):
+    weight = normal(8, 12, 1, 1)
+    weight[3, 3] = number
+    model = model_of("g (float[1,12,5,5] x) => (float[1,8,5,5] y) { y = Conv (x, w) }", w=weight)
+    result = _prune(model)
+    assert not result.changed
+    assert why in result.steps[0].records[0].note
+
+
 def test_layers_that_share_a_weight_are_pruned_once(model_of, normal):
     model = model_of("g (float[8,8] x) => (float[8,8] y) { m = MatMul(x, w) y = MatMul(m, w) }", w=normal(8, 8))
     result = _prune(model)

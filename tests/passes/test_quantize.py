@@ -11,6 +11,9 @@ from sparsec.compiler.layers import layers
 from sparsec.compiler.oracle import Oracle
 from sparsec.compiler.pass_manager import PassContext, PassManager
 from sparsec.compiler.registry import parse_pass
+from sparsec.passes.fold_batchnorm import FoldBatchnorm
+from sparsec.passes.fold_constants import FoldConstants
+from sparsec.passes.fuse_layernorm import FuseLayernorm
 from sparsec.passes.prune_blocks import PruneBlocks
 from sparsec.passes.quantize import Quantize, quantize_channels
 
@@ -146,6 +149,13 @@ def test_round_trip_through_plain_onnx_keeps_encodings_and_numbers(model_of, nor
         np.testing.assert_array_equal(before.encoded.scales, after.encoded.scales)
         np.testing.assert_array_equal(before.mask, after.mask)
     np.testing.assert_array_equal(run(again)["y"], run(model)["y"])
+
+
+def test_exact_passes_afterwards_keep_the_encodings(model_of, normal, quantize, ops):
+    model = quantize(_residual(model_of, normal), PruneBlocks(density=0.5, min_weights=1)).model
+    result = PassManager([FoldConstants(), FoldBatchnorm(), FuseLayernorm()]).run(model)
+    assert not result.changed
+    assert [layer.tensor for layer in layers(result.model)] == [layer.tensor for layer in layers(model)]
 
 
 def test_second_run_changes_nothing(model_of, normal, quantize):

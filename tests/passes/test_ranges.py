@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparsec.compiler.calibration import BINS, Statistics
@@ -10,6 +10,7 @@ from sparsec.passes.ranges import CHOICES, LEVELS, Grid
 ENDS = st.floats(-1e6, 1e6, width=32)
 
 
+@settings(max_examples=40, deadline=None)
 @given(ENDS, ENDS)
 def test_a_grid_has_zero_and_reaches_both_ends_within_a_step(first, second):
     low, high = sorted((first, second))
@@ -22,6 +23,7 @@ def test_a_grid_has_zero_and_reaches_both_ends_within_a_step(first, second):
         assert grid.high >= max(high, 0) - grid.scale * 0.51
 
 
+@settings(max_examples=40, deadline=None)
 @given(ENDS, ENDS)
 def test_clipping_to_the_grid_gives_codes_of_seven_bits(first, second):
     grid = Grid.over(*sorted((first, second)))
