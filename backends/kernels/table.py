@@ -4,8 +4,10 @@
 from sparsec.backends.kernels.batch_matmul import BatchMatMulKernel
 from sparsec.backends.kernels.convolution import ConvolutionKernel
 from sparsec.backends.kernels.elementwise import ElementwiseKernel
+from sparsec.backends.kernels.layernorm import LayerNormKernel
 from sparsec.backends.kernels.linear import LinearKernel
 from sparsec.backends.kernels.pad import PadKernel
+from sparsec.backends.kernels.reduce import ReduceKernel
 from sparsec.backends.kernels.softmax import SoftmaxKernel
 from sparsec.compiler.lowering.kernel import Kernel
 
@@ -13,7 +15,9 @@ KERNELS: tuple[Kernel, ...] = (
     BatchMatMulKernel(),
     ConvolutionKernel(),
     ElementwiseKernel(),
+    LayerNormKernel(),
     LinearKernel(),
     PadKernel(),
+    ReduceKernel(),
     SoftmaxKernel(),
 )
