@@ -8,7 +8,7 @@ the `Pad` op (see `prepare`), in which every tap is a constant offset.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
@@ -78,8 +78,8 @@ class Plan:
         """The plan of a spec whose tile is (filters, rows, vectors, lanes)."""
         op = as_convolution(spec.op)
         assert op is not None
-        filters, rows, vectors, lanes = spec.tile
-        tile = Tile(filters, rows, vectors, lanes)
+        tile = Tile(*spec.tile)
+        op = op if spec.family == "depthwise" else regrouped(op)
         channels = op.channels // op.groups
         depth = -(-channels // 4) if op.dtype == "uint8" else channels
         return cls(op, tile, geometry(op, tile), depth, op.filters // op.groups)
@@ -114,7 +114,8 @@ class Plan:
     def operand_elements(self) -> int:
         """32-bit elements of the operand as the kernel reads it."""
         pad = self.walk.pad
-        return pad.out_elements if pad else self.depth * self.op.groups * prod(self.op.size)
+        channels = -(-self.op.channels // 4) if self.op.dtype == "uint8" else self.op.channels
+        return pad.out_elements if pad else channels * prod(self.op.size)
 
     @property
     def tail_parameters(self) -> list[tuple[str, int]]:
@@ -171,7 +172,7 @@ class ConvolutionKernel:
     def pack(self, spec: KernelSpec, weight: Array) -> Sequence[Array]:
         """Weights as [group][panel of filters][channel][tap][filter]."""
         plan = Plan.of(spec)
-        elements = packing.words(packing.rows_view(weight, plan.op.filters, len(plan.walk.taps)), plan.op.dtype)
+        elements = packing.words(_rows(plan, weight), plan.op.dtype)
         groups = elements.reshape(plan.op.groups, plan.filters, -1)
         return (np.concatenate([packing.panels(group, plan.tile.filters) for group in groups]),)
 
@@ -179,7 +180,7 @@ class ConvolutionKernel:
         """The same from the prepared operand."""
         plan = Plan.of(spec)
         assert weight is not None
-        sums = reference_sums(plan, weight, operands[0])
+        sums = sums_of(plan, weight, operands[0])
         return finish_channels(plan.op.epilogue, sums, operands[1:])
 
     def cost(self, spec: KernelSpec, weight: Array | None, profile: Profile) -> float:
@@ -192,8 +193,9 @@ class ConvolutionKernel:
 def tiles(op: Op, lanes: int) -> Iterable[tuple[int, int, int, int]]:
     """Tiles (filters, rows, vectors, lanes) worth pricing for `op`; none if it is no convolution of this kind."""
     convolution = as_convolution(op)
-    if convolution is None or not _groups_fit(convolution):
+    if convolution is None:
         return
+    convolution = regrouped(convolution)
     height, width = convolution.out_size
     flat = convolution.kernel == (1, 1)
     extent = height * width if flat else width
@@ -206,8 +208,13 @@ def tiles(op: Op, lanes: int) -> Iterable[tuple[int, int, int, int]]:
     yield from sorted(found)
 
 
+def regrouped(op: Convolution) -> Convolution:
+    """Groups that share words of four codes are computed as one, whose other weights are zero."""
+    return op if _groups_fit(op) else replace(op, groups=1)
+
+
 def _groups_fit(op: Convolution) -> bool:
-    """Codes come in words of four channels: a group must not share a word with another."""
+    """Whether no group shares a word of four codes with another."""
     channels, filters = op.channels // op.groups, op.filters // op.groups
     grouped = op.epilogue.dtype == "uint8" or "codes" in op.epilogue.operands
     reads = op.groups == 1 or op.dtype != "uint8" or channels % 4 == 0
@@ -239,10 +246,11 @@ def emit_places(plan: Plan, body: Callable[[Expr, Place], None]) -> None:
                 for xs in plan.columns:
                     with emit.loop(xs.count) as ix:
                         x = xs.start + emit.clamped(ix, xs.step, xs.last - xs.start)
-                        body(group, _place(plan, group, ys, y, xs, x))
+                        body(group, place_of(plan, group, ys, y, xs, x))
 
 
-def _place(plan: Plan, group: Expr, ys: Span, y: Expr, xs: Span, x: Expr) -> Place:
+def place_of(plan: Plan, group: Expr, ys: Span, y: Expr, xs: Span, x: Expr) -> Place:
+    """The tile of positions that starts at output row y, column x."""
     start = group * (plan.depth * plan.walk.plane) + y * plan.walk.pitch + x
     pairs = [(dy, dx) for dy in ys.offsets for dx in xs.offsets]
     offsets = tuple(dy * plan.walk.pitch + dx for dy, dx in pairs)
@@ -289,7 +297,7 @@ def emit_step(
             sums[r * len(at) + v] = way.accumulate(sums[r * len(at) + v], activation, weight)
 
 
-def reference_sums(plan: Plan, weight: Array, operand: Array) -> Array:
+def sums_of(plan: Plan, weight: Array, operand: Array) -> Array:
     """[filters][positions] sums: exact integers for codes, float64 rounded to float32 else."""
     op, walk = plan.op, plan.walk
     y, x = np.divmod(np.arange(plan.positions), walk.columns)
@@ -300,8 +308,15 @@ def reference_sums(plan: Plan, weight: Array, operand: Array) -> Array:
     else:
         gathered = operand.reshape(-1, walk.plane)[:, index].astype(np.float64)
     grouped = gathered.reshape(op.groups, -1, plan.positions)
-    rows = packing.rows_view(weight, op.filters, len(walk.taps)).astype(gathered.dtype)
+    rows = _rows(plan, weight).astype(gathered.dtype)
     return (rows.reshape(op.groups, plan.filters, -1) @ grouped).reshape(op.filters, -1).astype(np.float32)
+
+
+def _rows(plan: Plan, weight: Array) -> Array:
+    """The weight as [filters][channels of a group][taps]."""
+    rows = packing.rows_view(weight, plan.op.filters, len(plan.walk.taps))
+    groups = plan.op.channels // rows.shape[1]
+    return packing.ungrouped(rows, groups) if groups > plan.op.groups else rows
 
 
 def preparation_cost(plan: Plan, profile: Profile) -> float:

@@ -38,6 +38,15 @@ def panels(elements: Array, size: int) -> Array:
     return np.concatenate(parts)
 
 
+def ungrouped(weight: Array, groups: int) -> Array:
+    """A weight of several groups [rows][channels of a group][taps] as one of all channels."""
+    rows, channels, taps = weight.shape
+    whole = np.zeros((groups, rows // groups, groups, channels, taps), weight.dtype)
+    for group, part in enumerate(weight.reshape(groups, -1, channels, taps)):
+        whole[group, :, group] = part
+    return whole.reshape(rows, groups * channels, taps)
+
+
 def rows_view(weight: Array, rows: int, taps: int) -> Array:
     """A weight of any rank as [rows][channels][taps]."""
     return np.asarray(weight).reshape(rows, -1, taps)

@@ -94,3 +94,25 @@ def rowwise_cost(
         count * (profile["tile_us"] + epilogue_us(epilogue, rows * vectors, profile)) for rows, vectors, count in each
     )
     return profile["call_us"] + max(compute, nbytes / profile["bytes_per_us"]) + finish
+
+
+def depthwise_cost(op: Convolution, vectors: float, taps: int, groups: int, loads: float, profile: Profile) -> float:
+    """Microseconds of a depthwise convolution.
+
+    Args:
+        op: The convolution.
+        vectors: Vectors of positions that are computed for each channel, tails included.
+        taps: Of the kernel.
+        groups: Groups of up to four taps, for codes.
+        loads: Operand vectors loaded for each vector computed.
+        profile: Of the machine.
+    """
+    words = -(-op.filters // 4) if op.dtype == "uint8" else op.filters
+    moved = 4 * words * (op.size[0] * op.size[1] + op.out_size[0] * op.out_size[1]) / profile["bytes_per_us"]
+    if op.dtype == "uint8":
+        shuffles = (8 * loads * groups / taps + 8) * profile["vector_lanes"] / profile["float32_ops_per_us"]
+        each = 4 * groups * mac_us("uint8", profile) + shuffles + epilogue_us(op.epilogue, 4, profile)
+    else:
+        macs = max(taps, loads * profile["load_macs"])
+        each = macs * mac_us("float32", profile) + epilogue_us(op.epilogue, 1, profile)
+    return profile["call_us"] + max(words * vectors * each, moved)

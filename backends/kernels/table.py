@@ -3,6 +3,7 @@
 
 from sparsec.backends.kernels.batch_matmul import BatchMatMulKernel
 from sparsec.backends.kernels.convolution import ConvolutionKernel
+from sparsec.backends.kernels.depthwise import DepthwiseKernel
 from sparsec.backends.kernels.elementwise import ElementwiseKernel
 from sparsec.backends.kernels.layernorm import LayerNormKernel
 from sparsec.backends.kernels.linear import LinearKernel
@@ -14,6 +15,7 @@ from sparsec.compiler.lowering.kernel import Kernel
 KERNELS: tuple[Kernel, ...] = (
     BatchMatMulKernel(),
     ConvolutionKernel(),
+    DepthwiseKernel(),
     ElementwiseKernel(),
     LayerNormKernel(),
     LinearKernel(),

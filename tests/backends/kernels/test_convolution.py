@@ -95,8 +95,11 @@ def test_the_largest_codes_do_not_saturate(isa: str, tmp_path: Path) -> None:
     assert check(KERNEL, [full], isa, tmp_path, most=1)
 
 
-def test_groups_that_share_a_word_are_not_offered() -> None:
-    shared = Convolution("uint8", 6, 4, (4, 4), (3, 3), groups=2)
-    stored = Convolution("float32", 6, 6, (4, 4), (3, 3), groups=2, epilogue=REQUANTIZE)
-    assert not list(KERNEL.candidates(shared, "dense", 4))
-    assert not list(KERNEL.candidates(stored, "dense", 4))
+@pytest.mark.parametrize("isa", ["avx2", "relaxed-simd"])
+def test_groups_that_share_words(isa: str, tmp_path: Path) -> None:
+    ops = [
+        Convolution("uint8", 6, 4, (4, 9), (3, 3), groups=2),
+        Convolution("float32", 6, 6, (4, 9), (3, 3), groups=3, epilogue=REQUANTIZE),
+        Convolution("uint8", 5, 10, (6, 6), (3, 3), groups=5, epilogue=REQUANTIZE),
+    ]
+    assert check(KERNEL, [convolution_problem(op, 2) for op in ops], isa, tmp_path, most=1)
