@@ -147,7 +147,8 @@ class _Reader:
     calls: list[tuple[str, list[Reference]]] = field(default_factory=list)
     functions: dict[str, Any] = field(default_factory=dict)
     constants: list[Array] = field(default_factory=list)
-    temporaries: list[int] = field(default_factory=list)
+    temporaries: list[tuple[str, int]] = field(default_factory=list)
+    """Type and elements of each."""
 
     def read(self) -> Fallback:
         """All calls in order, with the last ones writing the node's outputs."""
@@ -159,7 +160,8 @@ class _Reader:
         result = self._value(main.body.body if isinstance(main.body, relax.SeqExpr) else main.body)
         self._deliver(result if isinstance(result, tuple) and not _is_reference(result) else (result,))
         calls = tuple(FallbackCall(symbol, tuple(arguments)) for symbol, arguments in self.calls)
-        return Fallback(calls, self.functions, tuple(self.constants), tuple(self.temporaries))
+        sizes = tuple(ELEMENT_BYTES[dtype] * count for dtype, count in self.temporaries)
+        return Fallback(calls, self.functions, tuple(self.constants), sizes)
 
     def _value(self, value: Any) -> Any:
         """The reference of a Relax value, or a tuple of references; calls are recorded."""
@@ -187,7 +189,7 @@ class _Reader:
     def _temporary(self, kind: Any) -> Reference:
         if not all(isinstance(dim, tirx.IntImm) for dim in kind.shape):
             raise _refused(self.node, "the shape of its result depends on the data.")
-        self.temporaries.append(math.prod(int(dim) for dim in kind.shape) * ELEMENT_BYTES[str(kind.dtype)])
+        self.temporaries.append((str(kind.dtype), math.prod(int(dim) for dim in kind.shape)))
         return ("temporary", len(self.temporaries) - 1)
 
     def _add(self, function: tirx.PrimFunc) -> str:
@@ -205,11 +207,11 @@ class _Reader:
         named = [value for value in self.node.outputs if value.name]
         moved: dict[Reference, Reference] = {}
         for index, (result, value) in enumerate(zip(results, named, strict=True)):
-            self._check(result, value)
-            if result[0] == "temporary" and result not in moved:
+            dtype = self._check(result, value)
+            if result[0] == "temporary" and result not in moved and dtype == _dtype(value):
                 moved[result] = ("output", index)
             else:
-                self.calls.append((self._add(_copy(value)), [result, ("output", index)]))
+                self.calls.append((self._add(_copy(value, dtype)), [result, ("output", index)]))
         self.calls = [(symbol, [moved.get(a, a) for a in arguments]) for symbol, arguments in self.calls]
         self._renumber()
 
@@ -220,12 +222,23 @@ class _Reader:
         self.temporaries = [self.temporaries[old] for old in used]
         self.calls = [(symbol, [place.get(a, a) for a in arguments]) for symbol, arguments in self.calls]
 
-    def _check(self, result: Reference, value: ir.Value) -> None:
-        """TVM's idea of a result's size must be ONNX's."""
-        size = _elements(value) * ELEMENT_BYTES[_dtype(value)]
-        found = {"temporary": lambda n: self.temporaries[n], "constant": lambda n: self.constants[n].nbytes}
-        if result[0] in found and found[result[0]](result[1]) != size:
-            raise _refused(self.node, f"TVM gives '{value.name}' another type or shape than ONNX.")
+    def _check(self, result: Reference, value: ir.Value) -> str:
+        """The type of a result; its size, and but for some operators its type, must be ONNX's."""
+        space, index = result
+        if space == "temporary":
+            dtype, count = self.temporaries[index]
+        elif space == "constant":
+            dtype, count = str(self.constants[index].dtype), self.constants[index].size
+        else:
+            dtype, count = _dtype(value), _elements(value)
+        if count != _elements(value) or (dtype != _dtype(value) and self.node.op_type not in _WIDER):
+            found = f"found {dtype} x {count}, expected {_dtype(value)} x {_elements(value)}"
+            raise _refused(self.node, f"TVM gives '{value.name}' another type or shape than ONNX: {found}.")
+        return dtype
+
+
+_WIDER = ("OneHot",)
+"""Operators whose numbers TVM gives in a wider type; they are converted."""
 
 
 def _bindings(function: relax.Function) -> Iterator[Any]:
@@ -237,10 +250,10 @@ def _is_reference(value: tuple[Any, ...]) -> bool:
     return len(value) == 2 and isinstance(value[0], str)
 
 
-def _copy(value: ir.Value) -> tirx.PrimFunc:
-    """A function that copies a whole value."""
-    x = te.placeholder((_elements(value),), _dtype(value), name="x")
-    return te.create_prim_func([x, te.compute(x.shape, lambda i: x[i], name="y")])
+def _copy(value: ir.Value, dtype: str) -> tirx.PrimFunc:
+    """A function that copies a whole value from an array of some type."""
+    x = te.placeholder((_elements(value),), dtype, name="x")
+    return te.create_prim_func([x, te.compute(x.shape, lambda i: x[i].astype(_dtype(value)), name="y")])
 
 
 def _elements(value: ir.Value) -> int:
