@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Report: what was asked of each layer and what was got, before against after; the content of `report.json`.
+
+`docs/report.md` describes every key. The content depends on the model, the recipe, the calibration and the target
+alone: it holds no place and no time.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from math import isfinite
+from typing import TYPE_CHECKING, Any
+
+from sparsec.compiler.fidelity import Comparison
+from sparsec.compiler.lowering.program import LayerChoice, Program
+from sparsec.compiler.pass_manager import Step
+from sparsec.compiler.survey import Survey, survey
+from sparsec.compiler.target import Target
+
+if TYPE_CHECKING:
+    from sparsec.compiler.driver import Compressed
+
+VERSION = 1
+"""Of the report's keys."""
+LAYER_KEYS = ("name", "op", "pattern", "density", "bytes", "kernel", "price", "rival_price", "refused")
+"""Keys of a layer that are stable for scripts; a report has `macs` and `verdict` besides."""
+Json = dict[str, Any]
+
+
+def contents(compressed: "Compressed", program: Program, target: Target) -> Json:
+    """The report of a compilation, of JSON values; a number that is not finite becomes None.
+
+    Args:
+        compressed: The model before and after its passes.
+        program: The lowered model.
+        target: What it was lowered for.
+    """
+    data = {
+        "version": VERSION,
+        "name": program.name,
+        "target": str(target),
+        "before": _side(survey(compressed.original)),
+        "after": {
+            **_side(survey(compressed.model)),
+            "weight_bytes": len(program.weights),
+            "macs": sum(_work(layer) for layer in program.layers),
+        },
+        "totals": totals(program.layers),
+        "steps": _steps(compressed.steps, compressed.fidelity),
+        "layers": [{**asdict(layer), "verdict": verdict(layer)} for layer in program.layers],
+    }
+    found: Json = finite(data)
+    return found
+
+
+def totals(layers: Sequence[LayerChoice]) -> Json:
+    """Counts of layers by verdict, and predicted microseconds: as chosen, and with dense kernels only."""
+    verdicts = [verdict(layer) for layer in layers]
+    return {
+        "layers": len(layers),
+        "sparse": verdicts.count("sparse"),
+        "refused": verdicts.count("refused"),
+        "price": sum(layer.price for layer in layers),
+        "dense_price": sum(layer.price if layer.rival_price is None else layer.rival_price for layer in layers),
+    }
+
+
+def verdict(layer: LayerChoice) -> str:
+    """``sparse`` if zeros are skipped, ``refused`` if they are there but skipping them did not pay, else ``dense``."""
+    if layer.refused:
+        return "refused"
+    return "sparse" if layer.pattern != "dense" else "dense"
+
+
+def finite(value: Any) -> Any:
+    """The same nest of dicts and lists, with None for NaN and infinity, which JSON does not know."""
+    if isinstance(value, Mapping):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not isfinite(value) else value
+
+
+def _side(found: Survey) -> Json:
+    return {
+        "parameters": found.parameters,
+        "weight_bytes": found.weight_bytes,
+        "zeros": found.zeros,
+        "macs": found.macs,
+    }
+
+
+def _work(layer: LayerChoice) -> int:
+    """Multiply-accumulates that are really done."""
+    return round(layer.macs * layer.density) if verdict(layer) == "sparse" else layer.macs
+
+
+def _steps(steps: Sequence[Step], fidelity: Sequence[tuple[str, Mapping[str, Comparison]]]) -> list[Json]:
+    """Each pass with what it did; the fidelity after it where it was measured."""
+    measured = list(fidelity)
+    found: list[Json] = []
+    for step in steps:
+        after = measured.pop(0)[1] if measured and measured[0][0] == step.name and step.changed else {}
+        found.append(
+            {
+                "name": step.name,
+                "text": step.text,
+                "changed": step.changed,
+                "records": [asdict(record) for record in step.records],
+                "fidelity": {name: asdict(comparison) for name, comparison in after.items()},
+            }
+        )
+    return found
