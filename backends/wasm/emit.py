@@ -19,6 +19,8 @@ from sparsec.compiler.lowering.program import ALIGNMENT, Port, Program
 
 MODULES = {"model.wasm": "relaxed-simd", "model.simd128.wasm": "simd128"}
 """File and instruction set of each module; the first is the fast one."""
+TYPES = ("model.d.mts", "model.d.ts")
+"""TypeScript looks for the first beside `model.mjs`, and for the second where a bundler renames that to `model.js`."""
 FUNCTIONS = ("run", "arena_bytes")
 
 _LARGEST_MEMORY = (2 << 30) - (64 << 20)
@@ -28,7 +30,7 @@ _SLACK = 1 << 18
 
 
 def emit(program: Program, compile_kernels: Compile, folder: Path) -> Code:
-    """Write both modules, `model.mjs` and `model.d.ts` into `folder`.
+    """Write both modules, their loader and its types into `folder`.
 
     Args:
         program: The lowered model.
@@ -45,7 +47,8 @@ def emit(program: Program, compile_kernels: Compile, folder: Path) -> Code:
     _check_memory(program)
     codes = [_emit_module(program, compile_kernels, ISAS[isa], folder / name) for name, isa in MODULES.items()]
     (folder / "model.mjs").write_text(loader.module(program), "utf-8")
-    (folder / "model.d.ts").write_text(loader.types(program), "utf-8")
+    for name in TYPES:
+        (folder / name).write_text(loader.types(program), "utf-8")
     return codes[0]
 
 

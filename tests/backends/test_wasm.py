@@ -250,6 +250,10 @@ def test_hostile_names_stay_inside_their_strings_and_comments(demo, wasm, tmp_pa
         subprocess.run(["node", "--check", tmp_path / "model.mjs"], check=True)
 
 
+def test_typescript_finds_the_types_beside_the_loader(wasm):
+    assert (wasm.folder / "model.d.mts").read_bytes() == (wasm.folder / "model.d.ts").read_bytes()
+
+
 def test_types_name_every_port(demo):
     text = loader.types(demo.program)
     for line in (
