@@ -8,6 +8,7 @@ from sparsec.backends.kernels.elementwise import ElementwiseKernel
 from sparsec.backends.kernels.layernorm import LayerNormKernel
 from sparsec.backends.kernels.linear import LinearKernel
 from sparsec.backends.kernels.pad import PadKernel
+from sparsec.backends.kernels.pool import PoolKernel
 from sparsec.backends.kernels.reduce import ReduceKernel
 from sparsec.backends.kernels.softmax import SoftmaxKernel
 from sparsec.compiler.lowering.kernel import Kernel
@@ -20,6 +21,7 @@ KERNELS: tuple[Kernel, ...] = (
     LayerNormKernel(),
     LinearKernel(),
     PadKernel(),
+    PoolKernel(),
     ReduceKernel(),
     SoftmaxKernel(),
 )

@@ -52,7 +52,16 @@ def load(source: Expr, at: Expr, lanes: int, stride: int = 1) -> Expr:
     """`lanes` elements of an array from element `at` on; stride 0 repeats one."""
     if lanes == 1 or stride == 0:
         return splat(tirx.BufferLoad(source, [at]), lanes)
+    if stride == 2:
+        return _every_second(source, at, lanes)
     return tirx.BufferLoad(source, [tirx.Ramp(at, index(stride), lanes)])
+
+
+def _every_second(source: Expr, at: Expr, lanes: int) -> Expr:
+    """Two vectors, of which the second ends with the last element wanted, and a shuffle."""
+    halves = [load(source, at, lanes), load(source, at + (lanes - 1), lanes)]
+    picks = [2 * i if 2 * i < lanes else 2 * i + 1 for i in range(lanes)]
+    return tirx.Shuffle(halves, list(map(index, picks)))
 
 
 def store(target: Expr, at: Expr, value: Expr, lanes: int, stride: int = 1) -> Stmt:
