@@ -22,7 +22,7 @@ import numpy as np
 from tests.conformance.cases import Case, cases
 
 Run = Callable[[list[Any]], list[Any]]
-BATCH = 40
+BATCH = 200
 PASSED, REFUSED, WRONG, CRASHED = "passed", "refused", "wrong", "crashed"
 
 
