@@ -9,8 +9,9 @@ import onnx_ir as ir
 
 from sparsec.compiler.encoding import Block, EncodedTensor, Encoding
 from sparsec.compiler.errors import RecipeError
-from sparsec.compiler.layers import Layer
+from sparsec.compiler.layers import Layer, layer_name
 from sparsec.compiler.pass_manager import LayerRecord, Pass, PassContext, PassResult
+from sparsec.passes.bias_correction import correct_biases
 from sparsec.passes.selection import choose_layers
 
 
@@ -29,6 +30,8 @@ class PruneBlocks(Pass):
         ignore: Layers to leave alone, by name or glob.
         min_weights: Smaller layers are left alone.
         spatial: Whether convolutions with kernels over 1x1 are pruned too.
+        correct_bias: Whether the mean error of each layer is taken out of its bias, where there is calibration data
+            (see `bias_correction`).
 
     Raises:
         RecipeError: If an option is out of range.
@@ -42,6 +45,7 @@ class PruneBlocks(Pass):
     ignore: tuple[str, ...] = ()
     min_weights: int = 4096
     spatial: bool = False
+    correct_bias: bool = True
 
     def __post_init__(self) -> None:
         Block(self.rows, self.cols)
@@ -52,12 +56,16 @@ class PruneBlocks(Pass):
     def run(self, model: ir.Model, context: PassContext) -> PassResult:
         """See the module."""
         layers, skipped = choose_layers(self, model, self.ignore)
-        records = list(skipped)
-        for number, layer in enumerate(layers):
-            context.reporter(self.name, number, len(layers))
-            reason = self._obstacle(layer)
-            records.append(LayerRecord(layer.name, reason or self._prune(layer), bool(reason)))
-        return PassResult(model, any(not record.skipped for record in records), tuple(records))
+        reasons = {layer.name: self._obstacle(layer) for layer in layers}
+        chosen = [layer for layer in layers if not reasons[layer.name]]
+        original = model.clone()
+        records = [LayerRecord(layer.name, self._prune(layer)) for layer in chosen]
+        records += [LayerRecord(name, reason, skipped=True) for name, reason in reasons.items() if reason]
+        if self.correct_bias and context.calibration is not None and chosen:
+            context.calibration.check(model)
+            names = [layer_name(user) for layer in chosen for user, _ in layer.weight.uses()]
+            correct_biases(original, model, names, context.calibration, context.reporter)
+        return PassResult(model, bool(chosen), (*records, *skipped))
 
     def _obstacle(self, layer: Layer) -> str:
         """Why a layer is left alone; empty if it is pruned."""

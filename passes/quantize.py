@@ -13,13 +13,14 @@ from typing import ClassVar, Literal
 import numpy as np
 import onnx_ir as ir
 
-from sparsec.compiler.calibration import Statistics, observe
+from sparsec.compiler.calibration import observe
 from sparsec.compiler.encoding import EncodedTensor, Encoding, Quant, classify
 from sparsec.compiler.errors import RecipeError
 from sparsec.compiler.graph import scalar_of, source_of
-from sparsec.compiler.layers import Layer
+from sparsec.compiler.layers import Layer, layer_name
 from sparsec.compiler.pass_manager import LayerRecord, Pass, PassContext, PassResult
 from sparsec.compiler.pattern import Array
+from sparsec.passes.bias_correction import correct_biases
 from sparsec.passes.ranges import CHOICES, Grid
 from sparsec.passes.selection import choose_layers
 
@@ -38,6 +39,7 @@ class Quantize(Pass):
             thousand at either end) or ``mse`` (least squared error).
         ignore: Layers to leave in float32, by name or glob.
         min_samples: Fewer calibration samples are an error.
+        correct_bias: Whether the mean error of each layer is taken out of its bias (see `bias_correction`).
 
     Raises:
         RecipeError: If an option is out of range.
@@ -49,6 +51,7 @@ class Quantize(Pass):
     range: Literal["minmax", "percentile", "mse"] = "minmax"
     ignore: tuple[str, ...] = ()
     min_samples: int = 8
+    correct_bias: bool = True
 
     def __post_init__(self) -> None:
         if self.bits != 8:
@@ -62,10 +65,12 @@ class Quantize(Pass):
         records = [LayerRecord(layer.name, "it is already quantized", True) for layer in chosen if _quantized(layer)]
         if layers:
             self._check(model, layers[0], context)
-            seen = self._observe(model, _operands(layers), context)
-            for value, statistics in seen.items():
-                quantize_value(model.graph, value, CHOICES[self.range](statistics))
+            original = model.clone()
+            self._quantize_activations(model, layers, context)
             records += [LayerRecord(layer.name, _encode(layer)) for layer in layers]
+            if self.correct_bias and context.calibration is not None:
+                names = [layer_name(node) for node in _readers(layers)]
+                correct_biases(original, model, names, context.calibration, context.reporter)
         return PassResult(model, bool(layers), (*records, *skipped))
 
     def _check(self, model: ir.Model, first: Layer, context: PassContext) -> None:
@@ -75,22 +80,27 @@ class Quantize(Pass):
         assert context.calibration is not None
         context.calibration.check(model, self.min_samples)
 
-    def _observe(self, model: ir.Model, values: Sequence[ir.Value], context: PassContext) -> dict[ir.Value, Statistics]:
+    def _quantize_activations(self, model: ir.Model, layers: Sequence[Layer], context: PassContext) -> None:
         assert context.calibration is not None
-        names = [str(value.name) for value in values]
+        values = {str(value.name): value for value in _operands(layers)}
         histogram = self.range != "minmax"
-        seen = observe(model, context.calibration, names, histogram=histogram, reporter=context.reporter)
-        return {value: seen[str(value.name)] for value in values}
+        seen = observe(model, context.calibration, list(values), histogram=histogram, reporter=context.reporter)
+        for name, value in values.items():
+            quantize_value(model.graph, value, CHOICES[self.range](seen[name]))
 
 
 def _quantized(layer: Layer) -> bool:
     return layer.encoded is not None and layer.encoded.encoding.quant is not None
 
 
+def _readers(layers: Sequence[Layer]) -> list[ir.Node]:
+    """The layers' nodes, with those that share their weights."""
+    return [user for layer in layers for user, _ in layer.weight.uses()]
+
+
 def _operands(layers: Sequence[Layer]) -> list[ir.Value]:
     """What the layers read, each value once, without those that are dequantized codes already."""
-    readers = [user for layer in layers for user, _ in layer.weight.uses()]
-    values = dict.fromkeys(node.inputs[0] for node in readers)
+    values = dict.fromkeys(node.inputs[0] for node in _readers(layers))
     return [v for v in values if v is not None and source_of(v, "DequantizeLinear") is None]
 
 

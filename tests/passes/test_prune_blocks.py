@@ -129,8 +129,8 @@ BAD = {
     "density=1.5": "Pass 'prune-blocks': option 'density' is 1.5, expected more than 0 and at most 1.",
     "rows=0": "Pattern 'block(0x4)': expected sides of at least 1.",
     "score=wanda": "Pass 'prune-blocks', option 'score': Unknown value 'wanda'; expected one of: magnitude.",
-    "row=4": "Pass 'prune-blocks': Unknown option 'row'; expected one of: cols, density, ignore, min_weights, rows, "
-    "score, spatial. Did you mean 'rows'?",
+    "row=4": "Pass 'prune-blocks': Unknown option 'row'; expected one of: cols, correct_bias, density, ignore, "
+    "min_weights, rows, score, spatial. Did you mean 'rows'?",
 }
 
 

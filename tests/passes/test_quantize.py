@@ -210,7 +210,8 @@ BAD = {
     "bits=4": "Pass 'quantize': option 'bits' is 4, expected 8.",
     "range=max": "Pass 'quantize', option 'range': Unknown value 'max'; expected one of: minmax, mse, percentile. "
     "Did you mean 'minmax'?",
-    "ignor=a": "Pass 'quantize': Unknown option 'ignor'; expected one of: bits, ignore, min_samples, range. "
+    "ignor=a": "Pass 'quantize': Unknown option 'ignor'; expected one of: bits, correct_bias, ignore, "
+    "min_samples, range. "
     "Did you mean 'ignore'?",
 }
 
