@@ -78,7 +78,7 @@ class Plan:
         """The plan of a spec whose tile is (filters, rows, vectors, lanes)."""
         op = as_convolution(spec.op)
         assert op is not None
-        tile = Tile(*spec.tile)
+        tile = Tile(*spec.tile[:4])
         op = op if spec.family == "depthwise" else regrouped(op)
         channels = op.channels // op.groups
         depth = -(-channels // 4) if op.dtype == "uint8" else channels
@@ -190,8 +190,11 @@ class ConvolutionKernel:
         return preparation_cost(plan, profile) + tile_cost(plan.op, plan.tile, plan_tiles(plan), share, profile)
 
 
-def tiles(op: Op, lanes: int) -> Iterable[tuple[int, int, int, int]]:
-    """Tiles (filters, rows, vectors, lanes) worth pricing for `op`; none if it is no convolution of this kind."""
+def tiles(op: Op, lanes: int, shapes: Sequence[tuple[int, int]] = _SHAPES) -> Iterable[tuple[int, int, int, int]]:
+    """Tiles (filters, rows, vectors, lanes) worth pricing for `op`; none if it is no convolution.
+
+    `shapes` are filters x vectors.
+    """
     convolution = as_convolution(op)
     if convolution is None:
         return
@@ -200,7 +203,7 @@ def tiles(op: Op, lanes: int) -> Iterable[tuple[int, int, int, int]]:
     flat = convolution.kernel == (1, 1)
     extent = height * width if flat else width
     found = set()
-    for filters, vectors in _SHAPES:
+    for filters, vectors in shapes:
         for wide in _lanes(extent, lanes, closed=flat or _closed(convolution)):
             across = min(vectors, -(-extent // wide))
             down = 1 if flat else max(1, min(vectors // across, height))

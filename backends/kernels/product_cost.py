@@ -116,3 +116,28 @@ def depthwise_cost(op: Convolution, vectors: float, taps: int, groups: int, load
         macs = max(taps, loads * profile["load_macs"])
         each = macs * mac_us("float32", profile) + epilogue_us(op.epilogue, 1, profile)
     return profile["call_us"] + max(words * vectors * each, moved)
+
+
+def sparse_cost(
+    op: Convolution, tiles: Iterable[tuple[int, int, float]], block: tuple[int, int], blocks: int, profile: Profile
+) -> float:
+    """Microseconds of a block-sparse convolution, or of streaming its weights if that is longer.
+
+    Args:
+        op: The convolution.
+        tiles: (filters, vectors, how often) of its register tiles.
+        block: Rows and steps of a block.
+        blocks: Blocks of the weight that hold a nonzero.
+        profile: Of the machine.
+    """
+    rows, steps = block
+    panels = -(-op.filters // rows)
+    compute = finish = places = 0.0
+    for height, vectors, count in tiles:
+        share = count * height / op.filters
+        each = steps * step_us(op.dtype, rows, vectors, profile) + profile["block_us"]
+        compute += share * blocks * each
+        finish += count * height / rows * (profile["tile_us"] + epilogue_us(op.epilogue, rows * vectors, profile))
+        places += share
+    streamed = places * (blocks * (4 * rows * steps + 4) + 4 * panels) / profile["bytes_per_us"]
+    return profile["call_us"] + max(compute, streamed) + finish

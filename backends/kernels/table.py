@@ -11,6 +11,7 @@ from sparsec.backends.kernels.pad import PadKernel
 from sparsec.backends.kernels.pool import PoolKernel
 from sparsec.backends.kernels.reduce import ReduceKernel
 from sparsec.backends.kernels.softmax import SoftmaxKernel
+from sparsec.backends.kernels.sparse import SparseKernel
 from sparsec.compiler.lowering.kernel import Kernel
 
 KERNELS: tuple[Kernel, ...] = (
@@ -24,4 +25,5 @@ KERNELS: tuple[Kernel, ...] = (
     PoolKernel(),
     ReduceKernel(),
     SoftmaxKernel(),
+    SparseKernel(),
 )

@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Block-sparse convolution of channels x positions, and Linear seen as one: work for nonzero blocks only.
+
+As in `convolution`, a register tile is filters x vectors of positions. A panel of filters walks the list of its
+blocks, which says where each block's operand lies; the weights are a stream of the blocks' values.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from sparsec.backends.isa import Isa
+from sparsec.backends.kernels import emit, packing
+from sparsec.backends.kernels.blocks import Grid, Packed, grids, pack
+from sparsec.backends.kernels.convolution import (
+    Place,
+    Plan,
+    as_convolution,
+    emit_places,
+    emit_step,
+    layouts,
+    plan_tiles,
+    preparation_cost,
+    sums_of,
+    tiles,
+)
+from sparsec.backends.kernels.dot import Arithmetic, arithmetic
+from sparsec.backends.kernels.epilogue import Tail
+from sparsec.backends.kernels.pad import pad_spec
+from sparsec.backends.kernels.positions import row_spans
+from sparsec.backends.kernels.product_cost import sparse_cost
+from sparsec.backends.kernels.reference import finish_channels
+from sparsec.compiler.lowering.kernel import Array, KernelSpec, Profile
+from sparsec.compiler.lowering.ops import Op
+
+Expr = Any
+_VECTORS = {8: (3, 2, 1), 4: (6, 4, 3, 2, 1), 2: (6, 4, 3), 1: (8, 4)}
+"""Vectors of positions tried, by rows of a block."""
+_STORED = 4
+"""Filters that are finished together where codes come in words."""
+
+
+@dataclass(frozen=True, slots=True)
+class Streams:
+    """The arrays of a packed weight as the function's parameters."""
+
+    values: Expr
+    places: Expr
+    ends: Expr
+
+
+class SparseKernel:
+    """See the module. Parameters: operand, values, block places, panel ends, epilogue operands, out."""
+
+    family = "sparse"
+
+    def candidates(self, op: Op, pattern: str, lanes: int) -> Iterable[KernelSpec]:
+        """Specs whose tile is (rows of a block, rows, vectors, lanes, steps of a block)."""
+        turned = as_convolution(op)
+        if turned is None or turned.groups != 1:
+            return
+        depth = -(-turned.channels // 4) if turned.dtype == "uint8" else turned.channels
+        taps = turned.kernel[0] * turned.kernel[1]
+        source, target = layouts(op)
+        for grid in grids(pattern, turned.dtype, taps, depth):
+            shapes = [(grid.rows, vectors) for vectors in _VECTORS[grid.rows]]
+            for _, down, across, wide in dict.fromkeys((0, *tile[1:]) for tile in tiles(op, lanes, shapes)):
+                tile = (grid.rows, down, across, wide, grid.steps)
+                yield KernelSpec(self.family, op, pattern, tile, (source,), target)
+
+    def prepare(self, spec: KernelSpec) -> KernelSpec | None:
+        """The `Pad` kernel whose result is this kernel's operand; None if it reads the input itself."""
+        pad = Plan.of(spec).walk.pad
+        return pad_spec(pad) if pad else None
+
+    def build(self, spec: KernelSpec, isa: Isa) -> Any:
+        """The TIR PrimFunc; it serves any weight of the spec's shape."""
+        plan, grid = Plan.of(spec), _grid(spec)
+        way = arithmetic(isa, plan.op.dtype)
+        panels = -(-plan.filters // grid.rows)
+        most = panels * -(-plan.steps // grid.steps)
+        sizes = [(way.dtype, most * grid.rows * grid.steps), ("int32", most), ("int32", panels + 1)]
+
+        def body(x: Expr, values: Expr, places: Expr, ends: Expr, *rest: Expr) -> None:
+            tail = Tail(plan.op.epilogue, rest[:-1], rest[-1])
+            streams = Streams(values, places, ends)
+            emit_places(plan, lambda _, place: _emit_panels(plan, grid, isa, way, x, streams, tail, place))
+
+        return emit.function([(way.dtype, plan.operand_elements), *sizes, *plan.tail_parameters], body)
+
+    def pack(self, spec: KernelSpec, weight: Array) -> Sequence[Array]:
+        """Values, block places and panel ends."""
+        packed = _packed(spec, weight)
+        return (packed.values, packed.places, packed.ends)
+
+    def reference(self, spec: KernelSpec, weight: Array | None, *operands: Array) -> Array:
+        """The same from the prepared operand."""
+        plan = Plan.of(spec)
+        assert weight is not None
+        return finish_channels(plan.op.epilogue, sums_of(plan, weight, operands[0]), operands[1:])
+
+    def cost(self, spec: KernelSpec, weight: Array | None, profile: Profile) -> float:
+        """From the blocks that the weight really has."""
+        plan, grid = Plan.of(spec), _grid(spec)
+        assert weight is not None
+        count = grid.count(_elements(plan, weight))
+        price = sparse_cost(plan.op, plan_tiles(plan), (grid.rows, grid.steps), count, profile)
+        return preparation_cost(plan, profile) + price
+
+
+def _grid(spec: KernelSpec) -> Grid:
+    return Grid(spec.tile[0], spec.tile[4])
+
+
+def _elements(plan: Plan, weight: Array) -> Array:
+    """[filter][step] in the order channel, tap."""
+    rows = packing.rows_view(weight, plan.op.filters, len(plan.walk.taps))
+    return packing.words(rows, plan.op.dtype).reshape(plan.op.filters, -1)
+
+
+def _packed(spec: KernelSpec, weight: Array) -> Packed:
+    plan = Plan.of(spec)
+    places = np.arange(plan.depth)[:, None] * plan.walk.plane + np.asarray(plan.walk.taps)
+    return pack(_elements(plan, weight), _grid(spec), places.astype(np.int32).ravel())
+
+
+def _emit_panels(
+    plan: Plan, grid: Grid, isa: Isa, way: Arithmetic, x: Expr, streams: Streams, tail: Tail, place: Place
+) -> None:
+    """All filters over one tile of positions; where codes are stored, panels up to four filters together."""
+    together = max(1, _STORED // grid.rows)
+    for span in row_spans(plan.filters, grid.rows * together):
+        with emit.loop(span.count) as i:
+            first = span.start // grid.rows + i * together
+            rows: list[list[Expr]] = []
+            for panel in range(-(-len(span.offsets) // grid.rows)):
+                rows += _panel_sums(plan, grid, isa, way, x, streams, first + panel, place)
+            tail.store_channels(
+                rows[: len(span.offsets)], span.start + i * span.step, plan.positions, place.at, place.valid
+            )
+
+
+def _panel_sums(
+    plan: Plan, grid: Grid, isa: Isa, way: Arithmetic, x: Expr, streams: Streams, panel: Expr, place: Place
+) -> list[list[Expr]]:
+    """Accumulators [row of the panel][vector]."""
+    width = len(place.at)
+    sums = emit.Registers(grid.rows * width, way.dtype, plan.tile.lanes)
+    with emit.loop_range(streams.ends[panel], streams.ends[panel + 1]) as block:
+        start = emit.bind(streams.places[block] + place.start)
+        for step in range(grid.steps):
+            at = [start + step * plan.walk.plane + offset for offset in place.offsets]
+            weights = (block * grid.steps + step) * grid.rows
+            emit_step(isa, way, x, at, streams.values, weights, sums, plan.tile.lanes)
+    found = [sums[i] for i in range(len(sums))]
+    return [found[i : i + width] for i in range(0, len(found), width)]
