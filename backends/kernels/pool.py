@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Max and average pooling: vectors over the output's columns whose windows lie inside, single elements at the borders."""
+"""Max and average pooling: vectors over the output's columns whose windows lie inside, else one by one."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

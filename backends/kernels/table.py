@@ -5,6 +5,7 @@ from sparsec.backends.kernels.batch_matmul import BatchMatMulKernel
 from sparsec.backends.kernels.convolution import ConvolutionKernel
 from sparsec.backends.kernels.depthwise import DepthwiseKernel
 from sparsec.backends.kernels.elementwise import ElementwiseKernel
+from sparsec.backends.kernels.interpolate import InterpolateKernel
 from sparsec.backends.kernels.layernorm import LayerNormKernel
 from sparsec.backends.kernels.linear import LinearKernel
 from sparsec.backends.kernels.pad import PadKernel
@@ -19,6 +20,7 @@ KERNELS: tuple[Kernel, ...] = (
     ConvolutionKernel(),
     DepthwiseKernel(),
     ElementwiseKernel(),
+    InterpolateKernel(),
     LayerNormKernel(),
     LinearKernel(),
     PadKernel(),
