@@ -10,6 +10,7 @@ from sparsec.backends.kernels.layernorm import LayerNormKernel
 from sparsec.backends.kernels.linear import LinearKernel
 from sparsec.backends.kernels.pad import PadKernel
 from sparsec.backends.kernels.pool import PoolKernel
+from sparsec.backends.kernels.recurrent import RecurrentKernel
 from sparsec.backends.kernels.reduce import ReduceKernel
 from sparsec.backends.kernels.softmax import SoftmaxKernel
 from sparsec.backends.kernels.sparse import SparseKernel
@@ -25,6 +26,7 @@ KERNELS: tuple[Kernel, ...] = (
     LinearKernel(),
     PadKernel(),
     PoolKernel(),
+    RecurrentKernel(),
     ReduceKernel(),
     SoftmaxKernel(),
     SparseKernel(),
