@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``sparsec compile``: a model becomes an artifact, or is shown at a stage on the way."""
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from sparsec.cli.output_file import write_file
+from sparsec.cli.parameters import PATH, NearestChoice, PassType, TargetType, debug_option, json_option, shape_option
+from sparsec.cli.progress import progress_bar
+from sparsec.cli.tables import print_compiled, print_json, print_line
+from sparsec.cli.text import printable
+
+if TYPE_CHECKING:
+    from sparsec.compiler.artifact import Artifact
+    from sparsec.compiler.driver import Job
+
+KINDS = ("artifact", "onnx", "program", "tir", "llvm", "asm")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What to make of the model, and where to.
+
+    Attributes:
+        model: The source file.
+        output: As given; None for the default.
+        kind: One of `KINDS`.
+        as_json: Whether a machine reads stdout.
+        quiet: Whether nobody does.
+        notes: What was decided without being asked, filled while it is decided.
+    """
+
+    model: Path
+    output: Path | None
+    kind: str
+    as_json: bool
+    quiet: bool
+    notes: list[str]
+
+
+@click.command("compile", short_help="Compress a model and compile it.")
+@click.argument("model", type=PATH)
+@click.option("--target", type=TargetType(), required=True, help="x86, arm or wasm, with +features; or host.")
+@click.option("-o", "--output", type=PATH, help="Folder of the artifact (default: NAME-TARGET), or file for --emit.")
+@click.option("--recipe", metavar="FILE|NAME", help="What to do to the model; without it, nothing is lost.")
+@click.option("--pass", "passes", type=PassType(), multiple=True, help="A pass to run after the recipe's; repeat.")
+@click.option("--calibration", type=PATH, metavar="FILE.npz", help="Real inputs, with a leading axis of samples.")
+@shape_option
+@click.option("--name", help="Prefix of the C functions (default: the model file's name).")
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, help="For every random choice (default: 0).")
+@click.option("--emit", "kind", type=NearestChoice(KINDS), default="artifact", help="The stage to stop at.")
+@json_option
+@click.option("--quiet", is_flag=True, help="Print nothing but errors.")
+@debug_option
+def compile_command(
+    model: Path,
+    target: Any,
+    output: Path | None,
+    recipe: str | None,
+    passes: Sequence[str],
+    calibration: Path | None,
+    shapes: Mapping[str, tuple[int, ...]],
+    name: str | None,
+    seed: int,
+    kind: str,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Compress MODEL, an ONNX file, and compile it for one target."""
+    if as_json and kind not in ("artifact", "onnx"):
+        msg = f"--json goes with --emit artifact or onnx, not with '{kind}'."
+        raise click.UsageError(msg)
+    from sparsec.compiler import driver
+
+    request = Request(model, output, kind, as_json, quiet, [])
+    options = {"passes": passes, "name": name, "seed": seed, "notice": request.notes.append}
+    with progress_bar(not quiet) as reporter:
+        job = driver.job(model, target, recipe, calibration, dict(shapes), reporter=reporter, **options)
+        tell = _STAGES[kind](request, job)
+    tell()
+
+
+Tell = Callable[[], None]
+"""Writes the result to stdout, once the progress bar is gone."""
+
+
+def _artifact(request: Request, job: "Job") -> Tell:
+    from sparsec.compiler import driver
+    from sparsec.compiler.artifact import check_output, file_entry
+
+    folder = request.output or Path(f"{job.name}-{job.target}")
+    if request.model.is_file():
+        check_output(folder, job.target, file_entry(request.model).sha256)
+    compressed = driver.compress(job)
+    artifact = driver.write(driver.lower(compressed, job), compressed, job, folder)
+    return lambda: _tell_artifact(request, artifact, folder)
+
+
+def _tell_artifact(request: Request, artifact: "Artifact", folder: Path) -> None:
+    report, manifest = artifact.report(), artifact.manifest
+    sizes = {"code": manifest.code_bytes, "arena": manifest.arena_bytes, "weights": manifest.weight_bytes}
+    if request.as_json:
+        print_json(_summary(report, sizes, folder, request.notes))
+    elif not request.quiet:
+        print_compiled(report, sizes, str(folder), request.notes)
+
+
+def _summary(report: Mapping[str, Any], sizes: Mapping[str, int], folder: Path, notes: Sequence[str]) -> dict[str, Any]:
+    """The report without its layers, with the sizes that are known in the end."""
+    measured = [step["fidelity"] for step in report["steps"] if step["fidelity"]]
+    return {
+        "artifact": str(folder),
+        "name": report["name"],
+        "target": report["target"],
+        "code_bytes": sizes["code"],
+        "weight_bytes": sizes["weights"],
+        "arena_bytes": sizes["arena"],
+        **{key: report[key] for key in ("before", "after", "totals")},
+        "fidelity": measured[-1] if measured else {},
+        "notes": list(notes),
+    }
+
+
+def _onnx(request: Request, job: "Job") -> Tell:
+    from sparsec.compiler import driver
+    from sparsec.compiler.exchange import to_onnx
+
+    path = request.output or Path(f"{job.name}-{job.target}.onnx")
+    data = to_onnx(driver.compress(job).model).SerializeToString(deterministic=True)
+    write_file(path, lambda stream: stream.write(data), keep=request.model)
+    return lambda: _tell_file(request, path)
+
+
+def _tell_file(request: Request, path: Path) -> None:
+    if request.as_json:
+        print_json({"onnx": str(path), "notes": request.notes})
+    elif not request.quiet:
+        for note in request.notes:
+            print_line(f"note       {note}")
+        print_line(f"onnx       {path}")
+
+
+def _text(request: Request, job: "Job") -> Tell:
+    from sparsec.compiler import driver
+
+    program = driver.lower(driver.compress(job), job)
+    text = str(program) if request.kind == "program" else driver.emit_text(program, job, request.kind)
+    if request.output is None:
+        return lambda: _tell_text(text)
+    data = f"{text.rstrip()}\n".encode()
+    write_file(request.output, lambda stream: stream.write(data), keep=request.model)
+    return lambda: None
+
+
+def _tell_text(text: str) -> None:
+    sys.stdout.write(printable(text.rstrip(), keep="\n\t") + "\n")
+
+
+_STAGES: Mapping[str, Callable[[Request, "Job"], Tell]] = {
+    "artifact": _artifact,
+    "onnx": _onnx,
+    **dict.fromkeys(("program", "tir", "llvm", "asm"), _text),
+}

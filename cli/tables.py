@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tables and lines on stdout: plain where it is a pipe, never wider than a terminal."""
+
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from sparsec.cli.text import in_bytes, in_count, in_error, in_percent, in_time, printable, shortened
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+Json = Mapping[str, Any]
+_PIPE_WIDTH = 160
+_MOST_REFUSALS = 8
+
+
+def print_json(data: Any) -> None:
+    """Write JSON, all in ASCII."""
+    sys.stdout.write(json.dumps(data, indent=1, ensure_ascii=True, allow_nan=False) + "\n")
+
+
+def print_line(text: str = "") -> None:
+    """Write a line whose text may come from a model."""
+    sys.stdout.write(printable(text) + "\n")
+
+
+def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]], numbers: Iterable[int] = ()) -> None:
+    """Write a table.
+
+    Args:
+        headings: One for each column.
+        rows: Cells; long ones lose their middle.
+        numbers: Columns that stand flush right.
+    """
+    from rich import box
+    from rich.table import Table
+
+    right = set(numbers)
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for index, heading in enumerate(headings):
+        table.add_column(heading, justify="right" if index in right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(shortened(cell, 100) for cell in row))
+    _console().print(table)
+
+
+def print_compiled(report: Json, sizes: Mapping[str, int], place: str, notes: Sequence[str]) -> None:
+    """The short table after a compilation.
+
+    Args:
+        report: Content of `report.json`.
+        sizes: Bytes of ``code`` and ``arena``.
+        place: Where the artifact stands.
+        notes: What was decided without being asked.
+    """
+    print_line(f"{report['name']} for {report['target']}")
+    print_table(("", "before", "after", ""), _sides(report["before"], report["after"]), (1, 2, 3))
+    totals = report["totals"]
+    print_line(f"code       {in_bytes(sizes['code'])}, and {in_bytes(sizes['arena'])} of scratch memory")
+    print_line(f"layers     {totals['layers']}, {totals['sparse']} sparse, {totals['refused']} refused")
+    with_dense = f"; {in_time(totals['dense_price'])} with dense kernels only" if totals["sparse"] else ""
+    print_line(f"predicted  {in_time(totals['price'])} a run{with_dense}")
+    for line in fidelity_lines(report["steps"]):
+        print_line(f"fidelity   {line}")
+    for line in _refusals(report["layers"]):
+        print_line(f"refused    {line}")
+    for note in notes:
+        print_line(f"note       {note}")
+    print_line(f"artifact   {place}")
+
+
+def fidelity_lines(steps: Sequence[Json]) -> list[str]:
+    """How each output compares with the original's after the last pass that was measured."""
+    measured = [step["fidelity"] for step in steps if step["fidelity"]]
+    if not measured:
+        changed = any(step["changed"] for step in steps)
+        return ["not measured: no calibration samples"] if changed else []
+    return [f"'{shortened(name)}' {_comparison(found)}" for name, found in measured[-1].items()]
+
+
+def print_layers(layers: Sequence[Json]) -> None:
+    """The table of an artifact's layers."""
+    headings = ("layer", "operator", "pattern", "density", "bytes", "kernel", "predicted", "dense rival", "refused")
+    print_table(headings, map(_layer, layers), (3, 4, 6, 7))
+
+
+def _layer(layer: Json) -> tuple[str, ...]:
+    return (
+        shortened(str(layer["name"]), 40),
+        shortened(str(layer["op"]), 30),
+        str(layer["pattern"]),
+        in_percent(layer["density"]),
+        in_bytes(layer["bytes"]),
+        str(layer["kernel"]),
+        in_time(layer["price"]),
+        in_time(layer["rival_price"]),
+        str(layer["refused"]),
+    )
+
+
+def _sides(before: Json, after: Json) -> list[tuple[str, str, str, str]]:
+    quantities = (("weights", "weight_bytes", in_bytes), ("multiply-adds", "macs", in_count))
+    rows = [
+        (title, tell(before[key]), tell(after[key]), _share(after[key], before[key])) for title, key, tell in quantities
+    ]
+    return [*rows, ("zeros in weights", in_percent(before["zeros"]), in_percent(after["zeros"]), "")]
+
+
+def _share(after: float, before: float) -> str:
+    return f"{100 * after / before:.0f} %" if before else ""
+
+
+def _comparison(found: Json) -> str:
+    top1 = "" if found["top1"] is None else f", same top class in {in_percent(found['top1'])}"
+    sqnr = "" if found["sqnr_db"] is None else f", SQNR {found['sqnr_db']:.1f} dB"
+    return f"relative error {in_error(found['relative_error'])}{sqnr}{top1}"
+
+
+def _refusals(layers: Sequence[Json]) -> list[str]:
+    refused = [f"{shortened(layer['name'])}: {layer['refused']}" for layer in layers if layer["refused"]]
+    more = len(refused) - _MOST_REFUSALS
+    return refused if more <= 0 else [*refused[:_MOST_REFUSALS], f"and {more} more; 'sparsec inspect' lists them"]
+
+
+def _console() -> "Console":
+    from rich.console import Console
+
+    width = None if sys.stdout.isatty() else _PIPE_WIDTH
+    return Console(file=sys.stdout, width=width, markup=False, emoji=False, highlight=False)
