@@ -78,18 +78,19 @@ def _linear(op: Interpolate, lanes: int, arrays: tuple[Expr, ...]) -> None:
     blended = T.alloc_buffer((width,), "float32")
     across, along = Row(width, lanes), Row(op.out_size[1], lanes)
     with emit.loop(op.channels) as c, emit.loop(op.out_size[0]) as y:
-        start, part = emit.bind(row[y]), once(vector.splat(row_part[y], across.lanes))
+        start, share = emit.bind(row[y]), once(vector.splat(row_part[y], across.lanes))
         top = emit.bind((c * height + start) * width)
         below = emit.bind((c * height + tirx.min(start + 1, height - 1)) * width)
 
         def mix(at: Expr) -> None:
             low, high = (vector.load(x, line + at, across.lanes) for line in (top, below))
-            emit.store(blended, at, _mixed(low, high, part))
+            emit.store(blended, at, _mixed(low, high, share))
 
         def gather(at: Expr) -> None:
             first = emit.bind(vector.load(column, at, along.lanes))
             after = once(tirx.min(first + vector.const(1, "int32", along.lanes), _all(width - 1, along.lanes)))
-            value = _mixed(*(_gathered(blended, i) for i in (first, after)), vector.load(column_part, at, along.lanes))
+            part = vector.load(column_part, at, along.lanes)
+            value = _mixed(_gathered(blended, first), _gathered(blended, after), part)
             emit.store(out, (c * op.out_size[0] + y) * op.out_size[1] + at, value)
 
         across.each(mix)

@@ -44,7 +44,7 @@ class LayerNormKernel(Weightless):
         x = x.reshape(op.rows, op.columns)
         centred = x - x.mean(axis=1, keepdims=True)
         variance = (centred**2).mean(axis=1, keepdims=True)
-        return (centred / np.sqrt(variance + op.epsilon) * scale + bias).astype(np.float32)
+        return np.asarray(centred / np.sqrt(variance + op.epsilon) * scale + bias, np.float32)
 
     def cost(self, spec: KernelSpec, weight: Array | None, profile: Profile) -> float:
         """Read three times, written once."""

@@ -61,8 +61,7 @@ class RecurrentKernel:
         """From [gates * hidden][hidden]: for each product, the blocks behind each other."""
         op: RecurrentCell = spec.op  # type: ignore[assignment]
         gates = weight.reshape(-1, op.hidden, op.hidden)
-        ends = np.cumsum((0, *_products(op)))
-        return [_packed(gates[a:b], spec) for a, b in zip(ends[:-1], ends[1:], strict=True)]
+        return [_packed(part, spec) for part in np.split(gates, np.cumsum(_products(op))[:-1])]
 
     def reference(self, spec: KernelSpec, weight: Array | None, *operands: Array) -> Array:
         """From x, recurrent bias where there is one, h and (LSTM) c: the new h, for LSTM [2][hidden] with the new c."""
@@ -124,8 +123,9 @@ class _Cell:
 
     def emit(self, *arrays: Expr) -> None:
         """The whole step."""
-        kinds = {"lstm": self._lstm, "rnn": self._rnn, "gru": self._gru}
-        (self._gru_linear if self.op.linear_before_reset else kinds[self.op.kind])(*arrays)
+        gru = self._gru_linear if self.op.linear_before_reset else self._gru
+        kinds: dict[str, Callable[..., None]] = {"lstm": self._lstm, "rnn": self._rnn, "gru": gru}
+        kinds[self.op.kind](*arrays)
 
     def _lstm(self, x: Expr, weight: Expr, old: Expr, new: Expr, carry: Expr, carried: Expr) -> None:
         def finish(at: Expr, lanes: int, sums: list[Expr]) -> None:
@@ -163,7 +163,7 @@ class _Cell:
         self._product(weight, old, [(x, 0), (x, 1), (bias, 0)], finish)
 
     def _product(self, weight: Expr, state: Expr, starts: Sequence[tuple[Expr, int]], finish: Finish) -> None:
-        """All units: for each gate its start (an array, and which part of it) plus weights times state, then `finish`."""
+        """Each gate's start (an array, and which part of it) plus weights times state; then `finish`."""
         for run in _runs(self.op.hidden, self.tile):
             with emit.loop(run.count) as i:
                 at = emit.bind(tirx.convert(run.start + i * run.width))

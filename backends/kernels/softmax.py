@@ -44,7 +44,7 @@ class SoftmaxKernel(Weightless):
         shifted = x - x.max(axis=1, keepdims=True)
         total = np.exp(shifted).sum(axis=1, keepdims=True)
         result = shifted - np.log(total) if op.log else np.exp(shifted) / total
-        return result.astype(np.float32)
+        return np.asarray(result, np.float32)
 
     def cost(self, spec: KernelSpec, weight: Array | None, profile: Profile) -> float:
         """One exponential an element; read three times, written twice."""
