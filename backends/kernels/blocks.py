@@ -53,7 +53,8 @@ def pack(elements: Array, grid: Grid, places: Array, unroll: int = 1) -> Packed:
         unroll: Each panel's number of blocks is made a multiple of this by blocks of zeros.
     """
     blocks = grid.cut(elements)
-    kept = [_padded(np.flatnonzero(panel), unroll) for panel in blocks.any(axis=(2, 3))]
+    held = np.asarray(blocks.any(axis=(2, 3)))
+    kept = [_padded(np.flatnonzero(panel), unroll) for panel in held]
     ends = np.concatenate([[0], np.cumsum([len(chosen) for chosen in kept])]).astype(np.int32)
     values = [blocks[p][np.maximum(chosen, 0)] * (chosen >= 0)[:, None, None] for p, chosen in enumerate(kept)]
     starts = [places[np.maximum(chosen, 0) * grid.steps] for chosen in kept]

@@ -141,3 +141,18 @@ def sparse_cost(
         places += share
     streamed = places * (blocks * (4 * rows * steps + 4) + 4 * panels) / profile["bytes_per_us"]
     return profile["call_us"] + max(compute, streamed) + finish
+
+
+def matvec_cost(dtype: str, macs: float, nbytes: float, rows: int, epilogue: Epilogue, profile: Profile) -> float:
+    """Microseconds of a matrix-vector product, or of streaming its weights if that is longer.
+
+    Args:
+        dtype: Of the operand.
+        macs: Vector multiply-accumulates.
+        nbytes: Of the weights.
+        rows: Of the weight.
+        epilogue: What follows.
+        profile: Of the machine.
+    """
+    finish = epilogue_us(epilogue, rows / profile["vector_lanes"], profile)
+    return profile["call_us"] + max(macs * mac_us(dtype, profile), nbytes / profile["bytes_per_us"]) + finish

@@ -8,6 +8,7 @@ from sparsec.backends.kernels.elementwise import ElementwiseKernel
 from sparsec.backends.kernels.interpolate import InterpolateKernel
 from sparsec.backends.kernels.layernorm import LayerNormKernel
 from sparsec.backends.kernels.linear import LinearKernel
+from sparsec.backends.kernels.matvec import MatvecKernel, SparseMatvecKernel
 from sparsec.backends.kernels.pad import PadKernel
 from sparsec.backends.kernels.pool import PoolKernel
 from sparsec.backends.kernels.recurrent import RecurrentKernel
@@ -24,10 +25,12 @@ KERNELS: tuple[Kernel, ...] = (
     InterpolateKernel(),
     LayerNormKernel(),
     LinearKernel(),
+    MatvecKernel(),
     PadKernel(),
     PoolKernel(),
     RecurrentKernel(),
     ReduceKernel(),
     SoftmaxKernel(),
     SparseKernel(),
+    SparseMatvecKernel(),
 )

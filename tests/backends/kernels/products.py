@@ -20,6 +20,7 @@ from sparsec.backends.tir import build_object
 from sparsec.compiler.lowering.expression import IDENTITY, Builder, Expression
 from sparsec.compiler.lowering.kernel import KernelSpec
 from sparsec.compiler.lowering.ops import PLAIN, BatchMatMul, Convolution, Epilogue, Linear
+from sparsec.compiler.pattern import parse_pattern
 from tests.backends.harness import Case, relative_error, run
 
 Array = NDArray[Any]
@@ -86,6 +87,16 @@ def weights(rng: np.random.Generator, dtype: str, *shape: int) -> Array:
     if dtype == "float32":
         return rng.standard_normal(shape).astype(np.float32)
     return rng.choice(np.array([-128, 127, *range(-128, 128, 5)], np.int8), shape)
+
+
+def pruned(dtype: str, pattern: str, *shape: int, density: float = 0.5, seed: int = 0) -> Array:
+    """Random weights of which the pattern's units are zero at random; the first rows empty, the next ones full."""
+    rng = np.random.default_rng(seed)
+    weight = weights(rng, dtype, *shape)
+    matrix = weight.reshape(shape[0], -1)
+    mask = parse_pattern(pattern).project(rng.random(matrix.shape), density)
+    mask[: len(mask) // 4], mask[len(mask) // 4 : len(mask) // 3] = False, True
+    return np.asarray((matrix * mask).reshape(shape))
 
 
 def convolve(op: Convolution, x: Array, weight: Array) -> Array:

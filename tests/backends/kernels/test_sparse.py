@@ -2,16 +2,13 @@
 """Block-sparse convolution and Linear: empty and full rows, cut blocks, every pattern, on every instruction set."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from sparsec.backends.isa import ISAS
 from sparsec.backends.kernels.sparse import SparseKernel
 from sparsec.compiler.lowering.ops import Convolution, Linear
-from sparsec.compiler.pattern import parse_pattern
 from tests.backends.kernels.products import (
     AFFINE,
     PLAIN_SUM,
@@ -21,21 +18,11 @@ from tests.backends.kernels.products import (
     check,
     convolution_problem,
     linear_problem,
-    weights,
+    pruned,
 )
 
 KERNEL = SparseKernel()
 PATTERNS = ("block(4x4)", "block(4x1)", "block(1x4)", "block(2x4)", "block(8x4)", "unstructured")
-
-
-def pruned(dtype: str, pattern: str, *shape: int, density: float = 0.5, seed: int = 0) -> NDArray[Any]:
-    """Random weights of which the pattern's units are zero at random; the first rows empty, the next ones full."""
-    rng = np.random.default_rng(seed)
-    weight = weights(rng, dtype, *shape)
-    matrix = weight.reshape(shape[0], -1)
-    mask = parse_pattern(pattern).project(rng.random(matrix.shape), density)
-    mask[: len(mask) // 4], mask[len(mask) // 4 : len(mask) // 3] = False, True
-    return np.asarray((matrix * mask).reshape(shape))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "uint8"])
