@@ -2,6 +2,7 @@
 """Sum, mean, max and min over one axis: along the vectors where it is the last, otherwise vector by vector."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,8 +21,8 @@ Expr = Any
 KINDS: dict[str, tuple[str, float, Callable[..., Any]]] = {
     "sum": ("add", 0.0, np.sum),
     "mean": ("add", 0.0, np.mean),
-    "max": ("max", float("-inf"), np.max),
-    "min": ("min", float("inf"), np.min),
+    "max": ("max", float("-inf"), partial(np.max, initial=-np.inf)),
+    "min": ("min", float("inf"), partial(np.min, initial=np.inf)),
 }
 """Kind: operation of two elements (`max` and `min` keep NaN), neutral element, numpy meaning."""
 _TOGETHER = 4
@@ -93,4 +94,5 @@ def _column(op: Reduce, row: Row, x: Expr, out: Expr, outer: Expr, starts: list[
 def _scaled(op: Reduce, total: Expr) -> Expr:
     if op.kind != "mean":
         return total
-    return total * vector.splat(tirx.const(1.0 / op.axis, "float32"), vector.lanes_of(total))
+    share = 1.0 / op.axis if op.axis else float("nan")
+    return total * vector.splat(tirx.const(share, "float32"), vector.lanes_of(total))

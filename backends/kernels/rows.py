@@ -22,7 +22,7 @@ class Row:
     """How vectors cover a row.
 
     Attributes:
-        extent: Elements, at least one.
+        extent: Elements; with none there is no vector, and `fold` gives the neutral element.
         widest: Lanes of a register, a power of two.
     """
 
@@ -32,7 +32,7 @@ class Row:
     @property
     def lanes(self) -> int:
         """Lanes of each vector."""
-        return min(self.widest, 1 << (self.extent.bit_length() - 1))
+        return min(self.widest, 1 << (max(self.extent, 1).bit_length() - 1))
 
     @property
     def whole(self) -> int:
@@ -60,7 +60,7 @@ class Row:
             neutral: Its neutral element.
             ways: Number of accumulators.
         """
-        ways = min(ways, self.whole)
+        ways = max(1, min(ways, self.whole))
         total = emit.Registers(ways, "float32", self.lanes, [vector.const(neutral, "float32", self.lanes)] * ways)
         groups, single = divmod(self.whole, ways)
         with emit.loop(groups) as g:

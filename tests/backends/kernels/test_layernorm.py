@@ -15,7 +15,7 @@ COLUMNS = (*range(1, 10), 15, 16, 17, 33, 65, 100, 384)
 
 def cases(rng):
     for columns in COLUMNS:
-        (spec,) = KERNEL.candidates(LayerNorm(columns % 3 + 1, columns, 1e-5), "dense", 8)
+        (spec,) = KERNEL.candidates(LayerNorm(columns % 3 + (columns != 9), columns, 1e-5), "dense", 8)
         x = rng.standard_normal((spec.op.rows, columns)) * 3 + (100 if columns == 100 else 1)
         yield spec, [array.astype(np.float32) for array in (x, rng.random(columns), rng.random(columns))]
 

@@ -36,6 +36,18 @@ def test_equals_numpy(isa):
         assert relative_error(out, expected) < (0 if spec.op.kind in ("max", "min") else 1e-6) + 1e-12, spec
 
 
+@pytest.mark.parametrize("isa", ["avx2", "simd128"])
+def test_empty_arrays(isa):
+    ops = [Reduce(kind, 2, 0, inner) for kind in ("sum", "max", "min") for inner in (1, 5)]
+    ops += [Reduce("sum", 0, 3, 1), Reduce("sum", 2, 3, 0)]
+    found = [next(iter(KERNEL.candidates(op, "dense", 8))) for op in ops]
+    empty = np.zeros(0, np.float32)
+    outs = [np.ones((op.outer, op.inner), np.float32) for op in ops]
+    cases = [Case(KERNEL.build(s, ISAS[isa]), [empty, out]) for s, out in zip(found, outs, strict=True)]
+    for spec, (_, out) in zip(found, run(cases, isa), strict=True):
+        np.testing.assert_array_equal(out, KERNEL.reference(spec, None, empty))
+
+
 def test_extremes_keep_nan():
     x = np.arange(60, dtype=np.float32).reshape(3, 20)
     x[1, 7] = np.nan

@@ -30,6 +30,13 @@ def test_equals_numpy(isa):
         assert relative_error(out, KERNEL.reference(spec, None, x)) < 1e-6, spec
 
 
+@pytest.mark.parametrize("shape", [(0, 4), (3, 0)])
+def test_empty_arrays(shape):
+    for log in (False, True):
+        (spec,) = KERNEL.candidates(Softmax(*shape, log), "dense", 8)
+        run([Case(KERNEL.build(spec, ISAS["avx2"]), [np.zeros(shape, np.float32)] * 2)], "avx2")
+
+
 def test_extreme_rows():
     x = np.array(
         [[1e30, -1e30, 0, 5], [-np.inf, 0, -np.inf, 0], [np.nan, 1, 2, 3], [-200, -201, -202, -203]], np.float32
