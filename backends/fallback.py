@@ -22,6 +22,7 @@ from tvm.relax.frontend.onnx.onnx_frontend import _get_convert_map
 
 from sparsec.backends.fallback_known import DATA_DEPENDENT, refusal
 from sparsec.backends.fallback_legalize import LEGALIZE
+from sparsec.backends.fallback_rewrite import rewritten
 from sparsec.backends.isa import ELEMENT_BYTES, ISAS
 from sparsec.backends.tir import llvm_target, lower
 from sparsec.compiler.errors import ToolchainError, UnsupportedError
@@ -83,6 +84,10 @@ def _last_line(error: Exception) -> str:
     return (lines[-1] if lines else type(error).__name__).rstrip(".")[:200] + "."
 
 
+_TYPES = frozenset(ELEMENT_BYTES) - {"bfloat16"}
+"""Types that values may have; of bfloat16 some operators crash TVM."""
+
+
 def _bad_type(node: ir.Node) -> str:
     """Why the types of the node's values cannot be compiled; empty if they can."""
     for value in (*node.inputs, *node.outputs):
@@ -90,7 +95,9 @@ def _bad_type(node: ir.Node) -> str:
             continue
         if value.dtype is None or value.shape is None or not value.shape.is_static():
             return f"'{value.name}' has no static shape and type."
-        if _dtype(value) not in ELEMENT_BYTES:
+        if 0 in value.shape:
+            return f"'{value.name}' is empty."
+        if _dtype(value) not in _TYPES:
             return f"'{value.name}' has type '{value.dtype.name.lower()}'."
     return ""
 
@@ -103,17 +110,27 @@ def _dtype(value: ir.Value) -> str:
 
 def _one_node_model(node: ir.Node, constants: Sequence[Array | None], opset: int) -> onnx.ModelProto:
     """The node alone: inputs named by position, known ones as initializers."""
-    proto = ir.to_proto(node)
     names = [f"i{k}" if value is not None else "" for k, value in enumerate(node.inputs)]
     named = [value for value in node.outputs if value.name]
-    outputs = {value.name: f"o{k}" for k, value in enumerate(named)}
-    single = onnx.helper.make_node(node.op_type, names, [outputs.get(name, "") for name in proto.output])
-    single.attribute.extend(proto.attribute)
-    known = [onnx.numpy_helper.from_array(a, names[k]) for k, a in enumerate(constants) if a is not None and names[k]]
-    ports = [_port(names[k], v) for k, v in enumerate(node.inputs) if v is not None and constants[k] is None]
-    results = [_port(f"o{k}", value) for k, value in enumerate(named)]
-    graph = onnx.helper.make_graph([single], "node", ports, results, known)
+    results = [f"o{named.index(value)}" if value.name else "" for value in node.outputs]
+    arrays = {names[k]: array for k, array in enumerate(constants) if array is not None and names[k]}
+    ports = [_port(names[k], v) for k, v in enumerate(node.inputs) if v is not None and names[k] not in arrays]
+    weights = [onnx.numpy_helper.from_array(_constant(node, array), name) for name, array in arrays.items()]
+    nodes = rewritten(node, results) or [_renamed(node, names, results)]
+    outputs = [_port(f"o{k}", value) for k, value in enumerate(named)]
+    graph = onnx.helper.make_graph(nodes, "node", ports, outputs, weights)
     return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)])
+
+
+def _renamed(node: ir.Node, inputs: Sequence[str], outputs: Sequence[str]) -> onnx.NodeProto:
+    proto = onnx.helper.make_node(node.op_type, inputs, outputs)
+    proto.attribute.extend(ir.to_proto(attribute) for attribute in node.attributes.values())
+    return proto
+
+
+def _constant(node: ir.Node, array: Array) -> Array:
+    """A known input as TVM wants it: a depth must be an integer."""
+    return array.astype("int64") if node.op_type == "OneHot" and array.size == 1 else array
 
 
 def _port(name: str, value: ir.Value) -> onnx.ValueInfoProto:

@@ -9,6 +9,8 @@ from tvm import relax, te, tirx, topi
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
+from sparsec.backends.isa import ELEMENT_BYTES
+
 Legalize = Callable[[relax.BlockBuilder, Any], Any]
 
 
@@ -25,6 +27,31 @@ def _scan(compute: Callable[..., Any]) -> Legalize:
 def _take(builder: relax.BlockBuilder, call: Any) -> Any:
     """An index beyond the axis reads its last element: ONNX leaves it open, and memory must stay untouched."""
     return builder.call_te(topi.take, call.args[0], call.args[1], call.attrs.axis, mode="clip")
+
+
+def _shift(inside: Callable[[Any, Any], Any], outside: Callable[[Any], Any]) -> Legalize:
+    """Machines shift by the distance modulo the width; ONNX shifts everything out."""
+
+    def shifted(x: te.Tensor, distance: te.Tensor) -> te.Tensor:
+        dtype = str(x.dtype)
+        width = (8 * ELEMENT_BYTES[dtype]).bit_length() - 1
+        shape = [int(dim) for dim in topi.add(x, distance).shape]
+        x, distance = topi.broadcast_to(x, shape), topi.broadcast_to(distance, shape)
+
+        def element(*at: Any) -> Any:
+            mask, zero = tirx.const((1 << width) - 1, dtype), tirx.const(0, dtype)
+            legal = tirx.EQ(distance(*at) >> tirx.const(width, dtype), zero)  # neither negative nor too far
+            return tirx.Select(legal, inside(x(*at), distance(*at) & mask), outside(x(*at)))
+
+        return te.compute(shape, element, name="shift")
+
+    return lambda builder, call: builder.call_te(shifted, *call.args)
+
+
+def _sign(x: Any) -> Any:
+    """All bits as the sign: what shifting right leaves in the end."""
+    zero = tirx.const(0, str(x.ty))
+    return zero if str(x.ty).startswith("u") else tirx.Select(x < zero, tirx.const(-1, str(x.ty)), zero)
 
 
 def _topk(builder: relax.BlockBuilder, call: Any) -> Any:
@@ -110,6 +137,8 @@ def _better(new: Any, old: Any, largest: bool) -> Any:
 LEGALIZE: Mapping[str, Legalize] = {
     "relax.cumsum": _scan(topi.cumsum),
     "relax.cumprod": _scan(topi.cumprod),
+    "relax.left_shift": _shift(lambda x, d: x << d, lambda x: tirx.const(0, str(x.ty))),
+    "relax.right_shift": _shift(lambda x, d: x >> d, _sign),
     "relax.take": _take,
     "relax.topk": _topk,
     "relax.argsort": _argsort,
