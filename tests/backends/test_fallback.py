@@ -41,6 +41,10 @@ class Case:
     attributes: dict = field(default_factory=dict)
     known: int = 99
     outputs: int = 1
+    want: np.ndarray | None = None
+
+    def __post_init__(self):
+        object.__setattr__(self, "inputs", tuple(a if a is None else np.asarray(a) for a in self.inputs))
 
     def constants(self):
         return [a if k >= self.known else None for k, a in enumerate(self.inputs)]
@@ -49,7 +53,9 @@ class Case:
         return ["" if a is None else f"x{k}" for k, a in enumerate(self.inputs)]
 
     def expected(self):
-        """By onnxruntime."""
+        """By onnxruntime, where it has the operator."""
+        if self.want is not None:
+            return [self.want]
         outs = [f"y{k}" for k in range(self.outputs)]
         node = onnx.helper.make_node(self.op, self.names(), outs, **self.attributes)
         feeds = {n: a for n, a in zip(self.names(), self.inputs, strict=True) if a is not None}
@@ -60,8 +66,9 @@ class Case:
         weights = [onnx.numpy_helper.from_array(feeds[n], n) for n in known]
         graph = onnx.helper.make_graph([node], "g", [p for p in ports if p.name not in known], results, weights)
         model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", OPSET)], ir_version=10)
+        feeds = {n: a for n, a in feeds.items() if n not in known}
         session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-        return session.run(None, {n: a for n, a in feeds.items() if n not in known})
+        return session.run(None, feeds)
 
     def node(self, results):
         values = [None if a is None else _value(n, a) for n, a in zip(self.names(), self.inputs, strict=True)]
@@ -77,6 +84,9 @@ def _value(name, array):
     return ir.Value(name=name, type=kind, shape=ir.Shape(array.shape))
 
 
+IMAGE = f32(1, 3, 4, 4)
+SCALE = (np.float32(0.02), np.uint8(120))
+WEIGHT_SCALES = (np.array([0.01, 0.02, 0.03], "float32"), np.zeros(3, "int8"))
 CASES = {
     "sin": Case("Sin", (f32(3, 5),)),
     "acosh": Case("Acosh", (1 + f32(7) ** 2,)),
@@ -133,6 +143,22 @@ CASES = {
     "mish": Case("Mish", (f32(20),)),
     "grid_sample": Case("GridSample", (f32(1, 2, 4, 4), np.tanh(f32(1, 3, 3, 2)))),
     "identity": Case("Identity", (f32(4),)),
+    "pow_of_integers": Case("Pow", (ints(9, dtype="int32"), ints(9, low=0, high=9, dtype="int32"))),
+    "pow_mixed": Case("Pow", (f32(9), ints(9))),
+    "is_inf_positive": Case("IsInf", (np.array([1, np.inf, -np.inf], "float32"),), {"detect_negative": 0}),
+    "layer_norm_statistics": Case("LayerNormalization", (f32(3, 8), f32(8), f32(8)), {}, 1, 3),
+    "lp_normalization": Case("LpNormalization", (f32(3, 4),), {"p": 1}),
+    "global_lp_pool": Case("GlobalLpPool", (IMAGE,), want=np.sqrt((IMAGE**2).sum((2, 3), keepdims=True))),
+    "conv_integer": Case("ConvInteger", (ints(1, 2, 5, 5, low=0, dtype="uint8"),
+                                         ints(3, 2, 3, 3, low=0, dtype="uint8"), np.uint8(2))),
+    "q_linear_conv": Case("QLinearConv", (ints(1, 2, 5, 5, low=0, high=256, dtype="uint8"), *SCALE,
+                                          ints(3, 2, 3, 3, low=-127, high=128, dtype="int8"), *WEIGHT_SCALES,
+                                          np.float32(0.7), np.uint8(100), ints(3, dtype="int32")), {}, 1),
+    "q_linear_matmul": Case("QLinearMatMul", (ints(4, 6, low=0, high=256, dtype="uint8"), *SCALE,
+                                              ints(6, 5, low=0, high=256, dtype="uint8"), *SCALE,
+                                              np.float32(0.9), np.uint8(128)), {}, 1),
+    "dropout_mask": Case("Dropout", (f32(4),), {}, 99, 2),
+    "one_hot_inner_axis": Case("OneHot", (ints(2, 3, low=0, high=4), np.array(4), i64(2, 5)), {"axis": -2}, 1),
     "large_temporary": Case("Softmax", (f32(2, 600),), {"axis": 0}),
 }  # fmt: skip
 
@@ -220,6 +246,19 @@ REFUSED = {
         "a graph of its own",
     ),
     "type": (Case("Add", (np.zeros(3, "complex64"),) * 2), [np.zeros(3, "complex64")], "has type 'complex64'"),
+    "training": (Case("Dropout", (f32(3), np.float32(0.5), np.array(True))), [f32(3)], "training mode"),
+    "training_norm": (Case("BatchNormalization", (f32(1, 2, 3), *(f32(2),) * 4), {"training_mode": 1}),
+                      [f32(1, 2, 3)], "training"),
+    "uneven_scale": (Case("Resize", (f32(1, 1, 4, 4), None, np.array([1, 1, 0.6, 0.6], "float32")), {}, 1),
+                     [f32(1, 1, 2, 2)], "whole number of elements"),
+    "antialias": (Case("Resize", (f32(1, 1, 4, 4), None, None, i64(1, 1, 2, 2)), {"antialias": 1}, 1),
+                  [f32(1, 1, 2, 2)], "'antialias'"),
+    "roi_maximum": (Case("RoiAlign", (f32(1, 1, 4, 4), f32(1, 4), i64(0)), {"mode": "max"}),
+                    [f32(1, 1, 1, 1)], "'max'"),
+    "space_order": (Case("SpaceToDepth", (f32(1, 1, 2, 2),), {"blocksize": 2, "mode": "CRD"}),
+                    [f32(1, 4, 1, 1)], "'DCR'"),
+    "brain_float": (Case("Relu", (f32(2),)), [np.zeros(2, ir.DataType.BFLOAT16.numpy())], "type 'bfloat16'"),
+    "empty": (Case("Relu", (f32(0, 2),)), [f32(0, 2)], "is empty"),
     "needs_a_constant": (Case("TopK", (f32(3, 8), i64(3)), {}, 99, 2), [f32(3, 3), ints(3, 3)], "'TopK' is not"),
 }  # fmt: skip
 
