@@ -3,8 +3,8 @@
 
 import numpy as np
 import onnx_ir as ir
-from onnx_ir.passes import common
 
+from sparsec.compiler.errors import UnsupportedError
 from sparsec.compiler.importers.constants import constant
 
 
@@ -57,6 +57,21 @@ def remove_copies(graph: ir.Graph) -> bool:
     return len(graph) < before
 
 
+def refuse_training(graph: ir.Graph) -> None:
+    """Refuse a Dropout that :func:`remove_copies` had to leave.
+
+    Args:
+        graph: a main graph.
+
+    Raises:
+        UnsupportedError: there is one.
+    """
+    for node in graph:
+        if node.domain == "" and node.op_type == "Dropout":
+            msg = f"Operator 'Dropout', node {node.name!r}: is in training mode. Export the model for inference."
+            raise UnsupportedError(msg)
+
+
 def _is_idle(node: ir.Node) -> bool:
     """Whether a Dropout drops nothing: it is not in training mode, for certain."""
     training = node.inputs[2] if len(node.inputs) > 2 else None
@@ -98,9 +113,40 @@ def _drop_empty(node: ir.Node) -> None:
 def name_nodes(model: ir.Model) -> None:
     """Give nameless nodes the name of their first output and make all names unique, in place.
 
-    Names of graph inputs, graph outputs and of nodes that have one stay.
+    Names of graph inputs, graph outputs and of nodes that have one stay. Outputs that nothing uses may stay nameless:
+    in ONNX, that leaves them out.
     """
-    for node in model.graph.all_nodes():
-        if not node.name:
-            node.name = next((value.name for value in node.outputs if value.name), node.op_type)
-    common.NameFixPass()(model)
+    graph = model.graph
+    values = _Names({str(value.name) for value in (*graph.inputs, *graph.outputs)})
+    values.keep.update(graph.inputs, graph.outputs)
+    nodes = _Names(set())
+    for value in list(graph.initializers.values()):
+        value.name = values.unique(value, value.name)
+    for node in graph.all_nodes():
+        for inner in (attribute for attribute in node.attributes.values() if attribute.type == ir.AttributeType.GRAPH):
+            for value in inner.as_graph().inputs:
+                value.name = values.unique(value, value.name)
+        for value in node.outputs:
+            used = bool(value.uses()) or value.is_graph_output()
+            value.name = values.unique(value, value.name or (node.name if used else ""))
+        first = next((value.name for value in node.outputs if value.name), None)
+        node.name = nodes.unique(node, node.name or first or node.op_type)
+
+
+class _Names:
+    """Names that are taken, and who may keep one of them."""
+
+    def __init__(self, taken: set[str]) -> None:
+        self.taken = taken
+        self.keep: set[ir.Value | ir.Node] = set()
+
+    def unique(self, owner: ir.Value | ir.Node, wanted: str | None) -> str:
+        """The wanted name, with a number behind it if it is taken; the empty name is free to all."""
+        if not wanted or owner in self.keep:
+            return wanted or ""
+        name, number = wanted, 0
+        while name in self.taken:
+            number += 1
+            name = f"{wanted}_{number}"
+        self.taken.add(name)
+        return name

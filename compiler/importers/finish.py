@@ -6,13 +6,14 @@ from collections.abc import Collection
 import onnx_ir as ir
 from onnx_ir.passes import common
 
-from sparsec.compiler.importers.cleaning import name_nodes, remove_copies, simplify_inputs
+from sparsec.compiler.importers.cleaning import name_nodes, refuse_training, remove_copies, simplify_inputs
 from sparsec.compiler.importers.folding import fold
 from sparsec.compiler.importers.functions import expand_once, has_body
 from sparsec.compiler.importers.limits import FOLDING_ROUNDS, LOOPING_BODIES, NOT_IN_ONNXRUNTIME
 from sparsec.compiler.importers.padding import make_padding_explicit
 from sparsec.compiler.importers.shapes import check_static, is_static
 from sparsec.compiler.importers.typing_rules import check_types
+from sparsec.compiler.importers.value_checks import check_values
 
 
 def finish(model: ir.Model) -> ir.Model:
@@ -38,9 +39,11 @@ def finish(model: ir.Model) -> ir.Model:
         objection = fold(model)
     check_static(model, objection)
     check_types(model)
+    check_values(model)
     make_padding_explicit(model)
     simplify_inputs(model)
     remove_copies(model.graph)
+    refuse_training(model.graph)
     common.RemoveUnusedNodesPass()(model)
     _remove_unused_functions(model)
     common.RemoveUnusedOpsetsPass()(model)

@@ -20,6 +20,7 @@ from sparsec.compiler.importers.limits import (
 )
 from sparsec.compiler.importers.sequences import unpack_sequences
 from sparsec.compiler.importers.shapes import infer_shapes
+from sparsec.compiler.importers.value_checks import complaint
 
 FOLDABLE = frozenset(
     (
@@ -130,7 +131,7 @@ def _evaluate(node: ir.Node, budget: _Budget) -> list[np.ndarray[Any, Any]] | No
         return None
     inputs = [None if v is None or v.const_value is None else v.const_value.numpy() for v in node.inputs]
     plain = all(array is None or array.dtype.kind in "biufc" for array in inputs)
-    if not inputs or not plain or not budget.allows(node):
+    if not inputs or not plain or complaint(node) is not None or not budget.allows(node):
         return None
     return _run(node, inputs)
 

@@ -50,6 +50,7 @@ def _check_node(node: onnx.NodeProto, versions: _Versions) -> None:
     schema = defs.get_schema(node.op_type, version, domain)
     _check_counts(where, node, schema)
     _check_attributes(where, node, schema)
+    _check_split(where, node)
 
 
 def _check_counts(where: str, node: onnx.NodeProto, schema: defs.OpSchema) -> None:
@@ -63,6 +64,14 @@ def _check_counts(where: str, node: onnx.NodeProto, schema: defs.OpSchema) -> No
     for parameter, found in zip(schema.inputs, node.input, strict=False):
         if not found and parameter.option == defs.OpSchema.FormalParameterOption.Single:
             msg = f"{where}: its input {parameter.name!r} is missing."
+            raise ModelError(msg)
+
+
+def _check_split(where: str, node: onnx.NodeProto) -> None:
+    """ONNX's inference makes as many shapes as a Split's attribute says, not as many as it has outputs."""
+    for attribute in node.attribute:
+        if node.op_type == "Split" and attribute.name == "num_outputs" and attribute.i != len(node.output):
+            msg = f"{where}: has {len(node.output)} outputs, but 'num_outputs' is {attribute.i}."
             raise ModelError(msg)
 
 

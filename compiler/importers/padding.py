@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
-from sparsec.compiler.errors import UnsupportedError
+from sparsec.compiler.errors import ModelError, UnsupportedError
 
 _WINDOWED = frozenset(("Conv", "ConvInteger", "QLinearConv", "MaxPool", "AveragePool", "LpPool", "ConvTranspose"))
 _WEIGHT_INPUT = {"Conv": 1, "ConvInteger": 1, "ConvTranspose": 1, "QLinearConv": 3}
@@ -20,6 +20,7 @@ def make_padding_explicit(model: ir.Model) -> None:
         model: a model with static shapes.
 
     Raises:
+        ModelError: `auto_pad` is no known word.
         UnsupportedError: VALID is asked for, and rounding up; ONNX and onnxruntime differ about what that is.
     """
     for node in model.graph:
@@ -31,6 +32,9 @@ def _pad(node: ir.Node) -> None:
     mode = node.attributes.get_string("auto_pad", "NOTSET")
     fixed = node.op_type == "ConvTranspose" and "output_shape" in node.attributes
     node.attributes.pop("auto_pad", None)
+    if mode not in ("NOTSET", "SAME_UPPER", "SAME_LOWER", "VALID"):
+        msg = f"Operator {node.op_type!r}, node {node.name!r}: 'auto_pad' is {mode!r}, which ONNX does not know."
+        raise ModelError(msg)
     if mode == "NOTSET" and not fixed:
         return
     if mode == "VALID" and node.attributes.get_int("ceil_mode", 0) == 1:

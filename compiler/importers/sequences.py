@@ -58,7 +58,7 @@ def _sizes(node: ir.Node) -> list[int] | None:
         return None
     dims = [int(dim) for dim in source.shape.numpy()]
     axis = node.attributes.get_int("axis", 0)
-    if not -len(dims) <= axis < len(dims):
+    if not -len(dims) <= axis < len(dims) or dims[axis] > MAX_SHAPE_ELEMENTS:
         return None
     if len(node.inputs) < 2 or node.inputs[1] is None:
         return [1] * dims[axis]

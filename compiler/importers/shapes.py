@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Static shapes: input dimensions are pinned, and every other shape follows by inference."""
 
+import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 
 import onnx
@@ -147,7 +149,7 @@ def infer_shapes(model: ir.Model) -> str | None:
     try:
         inferred = shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=by_value)
     except shape_inference.InferenceError as error:
-        objection = " ".join(str(error).split())
+        objection = re.sub(r"\[\w+Error\] (Inference error\(s\): )?", "", " ".join(str(error).split()))
         inferred = shape_inference.infer_shapes(proto, check_type=False, strict_mode=False, data_prop=by_value)
     _merge(model.graph, inferred.graph)
     complete_shapes(model.graph)
@@ -155,7 +157,7 @@ def infer_shapes(model: ir.Model) -> str | None:
 
 
 def _longest_vector(proto: onnx.ModelProto) -> int:
-    """The longest integer vector that joining or repeating makes: following it by value could cost all memory."""
+    """The longest vector that joining or repeating makes: following it by value could cost all memory."""
     if not any(node.op_type in ("Concat", "Tile", "Expand") for node in proto.graph.node):
         return 0
     makers = {name for n in proto.graph.node if n.op_type in ("Concat", "Tile", "Expand") for name in n.output}
@@ -163,9 +165,7 @@ def _longest_vector(proto: onnx.ModelProto) -> int:
     lengths = [
         info.type.tensor_type.shape.dim[0].dim_value
         for info in inferred.graph.value_info
-        if info.name in makers
-        and info.type.tensor_type.elem_type in (onnx.TensorProto.INT32, onnx.TensorProto.INT64)
-        and len(info.type.tensor_type.shape.dim) == 1
+        if info.name in makers and len(info.type.tensor_type.shape.dim) == 1
     ]
     return max(lengths, default=0)
 
@@ -219,12 +219,10 @@ def _check_bytes(node: ir.Node, value: ir.Value) -> None:
     if shape is None or dtype is None or dtype == ir.DataType.STRING:
         msg = f"Operator {node.op_type!r}, node {node.name!r}: strings are not supported."
         raise UnsupportedError(msg)
-    elements = 1
-    for dim in shape.numpy():
-        elements *= int(dim)
-    if elements * dtype.itemsize > MAX_TENSOR_BYTES:
+    dims = [int(dim) for dim in shape.numpy()]
+    if min(dims, default=0) < 0 or math.prod(dims) * dtype.itemsize > MAX_TENSOR_BYTES:
         msg = (
             f"Operator {node.op_type!r}, node {node.name!r}: its output {value.name!r} of shape "
-            f"{_text(shape.dims)} is larger than {MAX_TENSOR_BYTES} bytes."
+            f"{_text(shape.dims)} is impossible, or larger than {MAX_TENSOR_BYTES} bytes."
         )
         raise ModelError(msg)

@@ -10,6 +10,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 from onnx import TensorProto, parser
+
 from sparsec.compiler.errors import ModelError
 from sparsec.compiler.importers.onnx import load_onnx
 
@@ -123,7 +124,7 @@ def test_a_pipe_does_not_hang(folder: Path) -> None:
 
 def test_refuses_external_data_of_a_model_in_memory(folder: Path) -> None:
     model = onnx.load(save(folder, [("location", "w.bin"), ("length", "16")]), load_external_data=False)
-    with pytest.raises(ModelError, match="has no folder. Load it by its path"):
+    with pytest.raises(ModelError, match=r"has no folder\. Load it by its path"):
         load_onnx(model)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import onnx
 import pytest
 from onnx import TensorProto, helper, parser
+
 from sparsec.compiler.errors import ModelError
 from sparsec.compiler.importers import limits
 from sparsec.compiler.importers.onnx import load_onnx
@@ -69,7 +70,9 @@ class TestFiles:
             sparse.truncate(limits.MAX_FILE_BYTES + 1)
         refuse(path, "reads models of up to")
 
-    @pytest.mark.parametrize("text", [b"hello, world\n" * 50, b"<html></html>", b"PK\x03\x04" + bytes(200), bytes(1000)])
+    @pytest.mark.parametrize(
+        "text", [b"hello, world\n" * 50, b"<html></html>", b"PK\x03\x04" + bytes(200), bytes(1000)]
+    )
     def test_not_onnx(self, tmp_path: Path, text: bytes) -> None:
         refuse(file(tmp_path, text), "no ONNX model")
 
