@@ -6,6 +6,7 @@ from typing import Any
 
 from tvm import tirx
 
+from sparsec.backends.isa import Isa
 from sparsec.backends.kernels.vector import Expr, Values, const, lanes_of, typed
 from sparsec.compiler.lowering.expression import Expression
 
@@ -24,6 +25,24 @@ def _extreme(name: str, closer: Callable[[Expr, Expr], Expr]) -> Callable[[Expr,
         if _is_literal(b):
             return tirx.Select(closer(b, a), b, a)
         return tirx.call_llvm_pure_intrin(str(a.ty), f"llvm.{name}", a, b)
+
+    return call
+
+
+def extreme(name: str, isa: Isa) -> Callable[[Expr, Expr], Expr]:
+    """`max` or `min` that keeps NaN, as it is fastest on an instruction set; operands are names.
+
+    ARM has an instruction. Elsewhere a comparison picks the second operand if one is NaN: done both ways round, the
+    two results differ only then, and the bits of NaN or anything are NaN.
+    """
+    if isa.triple.startswith("aarch64"):
+        return FUNCTIONS[name]
+    closer = tirx.GT if name == "max" else tirx.LT
+
+    def call(a: Expr, b: Expr) -> Expr:
+        whole = typed("int32", lanes_of(a))
+        one, other = (tirx.reinterpret(whole, tirx.Select(closer(p, q), p, q)) for p, q in ((a, b), (b, a)))
+        return tirx.reinterpret(str(a.ty), one | other)
 
     return call
 

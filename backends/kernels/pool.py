@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Max and average pooling: vectors over the output's columns whose windows lie inside, else one by one."""
+"""Max and average pooling: the rows of a window are folded to one padded row, then its columns."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 from tvm import tirx
+from tvm.tirx.script import builder as T
 
 from sparsec.backends.isa import Isa
 from sparsec.backends.kernels import emit, vector
-from sparsec.backends.kernels.arithmetic import FUNCTIONS
+from sparsec.backends.kernels.arithmetic import extreme
 from sparsec.backends.kernels.cost import nbytes, streaming
 from sparsec.backends.kernels.rows import Row, once
 from sparsec.backends.kernels.weightless import Weightless
@@ -20,6 +21,8 @@ from sparsec.compiler.lowering.ops import Pool
 Expr = Any
 _UNROLLED = 4
 """Widest window whose columns are written out."""
+_TOGETHER = 4
+"""Vectors of a row that are folded at the same time."""
 _KINDS = {"max": ("max", float("-inf")), "average": ("add", 0.0)}
 """Kind: operation of two elements (`max` keeps NaN), and where it starts."""
 
@@ -34,7 +37,7 @@ class PoolKernel(Weightless):
         """See `sparsec.compiler.lowering.kernel.Kernel`."""
         op: Pool = spec.op  # type: ignore[assignment]
         sizes = [op.channels * h * w for h, w in (op.size, op.out_size)]
-        code = _Code(op, isa.lanes("float32"))
+        code = _Code(op, isa)
         return emit.function([("float32", size) for size in sizes], code.emit)
 
     def reference(self, spec: KernelSpec, weight: Array | None, *operands: Array) -> Array:
@@ -50,11 +53,11 @@ class PoolKernel(Weightless):
         return out
 
     def cost(self, spec: KernelSpec, weight: Array | None, profile: Profile) -> float:
-        """One operation for each element of each window, two where columns are strided."""
+        """One operation for each row and each column of each window, more where columns are strided."""
         op: Pool = spec.op  # type: ignore[assignment]
         outputs = op.channels * op.out_size[0] * op.out_size[1]
         moved = nbytes("float32", op.channels, *op.size) + nbytes("float32", outputs)
-        return streaming(profile, moved, outputs * op.kernel[0] * op.kernel[1] * min(op.stride[1], 3))
+        return streaming(profile, moved, outputs * (op.kernel[0] + op.kernel[1]) * min(op.stride[1], 3))
 
 
 def _positions(op: Pool, axis: int, out: int) -> tuple[list[int], int]:
@@ -86,48 +89,43 @@ class _Window:
 @dataclass(frozen=True, slots=True)
 class _Code:
     op: Pool
-    lanes: int
+    isa: Isa
 
     def emit(self, x: Expr, out: Expr) -> None:
         """Channel by channel, row by row."""
-        first, last = self._interior()
-        with emit.loop(self.op.channels) as channel, emit.loop(self.op.out_size[0]) as oy:
-            rows = self._window(0, oy)
-            base = emit.bind((channel * self.op.out_size[0] + oy) * self.op.out_size[1])
-            image = emit.bind(channel * self.op.size[0] * self.op.size[1])
+        op, kernel = self.op, self.op.kernel[1]
+        padded = max(op.pads[1] + op.size[1], (op.out_size[1] - 1) * op.stride[1] + op.dilation[1] * (kernel - 1) + 1)
+        line = T.alloc_buffer((padded,), "float32")
+        row = self._row(padded)
+        row.each(lambda at: emit.store(line, at, vector.const(_KINDS[op.kind][1], "float32", row.lanes)))
+        shares = self._shares()
+        with emit.loop(op.channels) as channel, emit.loop(op.out_size[0]) as oy:
+            window = self._window(0, oy)
+            self._fold_rows(x, emit.bind(channel * op.size[0] * op.size[1]), window, line)
+            base = emit.bind((channel * op.out_size[0] + oy) * op.out_size[1])
+            self._fold_columns(line, out, base, shares, None if shares is None else _share(window))
 
-            def column(ox: Expr, columns: _Window, lanes: int) -> None:
-                value = self._pooled(x, image, rows, columns, lanes)
-                emit.store(out, base + ox, value)
+    def _row(self, extent: int) -> Row:
+        return Row(extent, self.isa.lanes("float32"))
 
-            self._each(0, first, column)
-            if first < last:
-                row = Row(last - first, self.lanes)
-                row.each(lambda at: column(at + first, self._inside(at + first), row.lanes))
-            self._each(last, self.op.out_size[1], column)
+    def _combine(self, a: Expr, b: Expr) -> Expr:
+        return extreme(_KINDS[self.op.kind][0], self.isa)(a, b) if self.op.kind == "max" else a + b
 
-    def _each(self, start: int, stop: int, column: Callable[[Expr, _Window, int], None]) -> None:
-        if start < stop:
-            with emit.loop(stop - start) as i:
-                column(i + start, self._window(1, i + start), 1)
-
-    def _interior(self) -> tuple[int, int]:
-        """The output columns, from and to, whose windows lie in the image."""
-        stride, pad, count = self.op.stride[1], self.op.pads[1], self.op.out_size[1]
-        reach = self.op.dilation[1] * (self.op.kernel[1] - 1)
-        first = min(-(-pad // stride), count)
-        return first, min(max((self.op.size[1] - 1 - reach + pad) // stride + 1, first), count)
-
-    def _inside(self, ox: Expr) -> _Window:
-        kernel = self.op.kernel[1]
-        return _Window(ox * self.op.stride[1] - self.op.pads[1], 0, kernel, kernel)
+    def _shares(self) -> Expr | None:
+        """For an average, 1 / counted columns of each output column."""
+        if self.op.kind == "max":
+            return None
+        shares = T.alloc_buffer((self.op.out_size[1],), "float32")
+        with emit.loop(self.op.out_size[1]) as ox:
+            emit.store(shares, ox, _share(self._window(1, ox)))
+        return shares
 
     def _window(self, axis: int, out: Expr) -> _Window:
         kernel, dilation, size = self.op.kernel[axis], self.op.dilation[axis], self.op.size[axis]
         start = emit.bind(tirx.convert(out * self.op.stride[axis] - self.op.pads[axis]))
 
         def before(place: int) -> Expr:
-            """How many of the window's elements come before a row (column); never negative."""
+            """How many of the window's elements come before a row (column)."""
             count = tirx.truncdiv(place - start + (dilation - 1), dilation)
             return emit.bind(tirx.min(tirx.max(count, 0), kernel))
 
@@ -135,26 +133,53 @@ class _Code:
         counted = before(size + self.op.pads[2 + axis]) if self.op.count_pad else high - low
         return _Window(start, low, high, counted)
 
-    def _pooled(self, x: Expr, image: Expr, rows: _Window, columns: _Window, lanes: int) -> Expr:
-        name, start = _KINDS[self.op.kind]
-        total = emit.Registers(1, "float32", lanes, [vector.const(start, "float32", lanes)])
-        with emit.loop_range(rows.low, rows.high) as ky:
-            line = emit.bind(image + (rows.start + ky * self.op.dilation[0]) * self.op.size[1] + columns.start)
+    def _fold_rows(self, x: Expr, image: Expr, window: _Window, line: Expr) -> None:
+        """The rows of a window to one, behind the padding on the left."""
+        row = self._row(self.op.size[1])
+
+        def fold(starts: list[Expr]) -> None:
+            begin = [vector.const(_KINDS[self.op.kind][1], "float32", row.lanes)] * len(starts)
+            totals = emit.Registers(len(starts), "float32", row.lanes, begin)
+            with emit.loop_range(window.low, window.high) as ky:
+                at = emit.bind(image + (window.start + ky * self.op.dilation[0]) * self.op.size[1])
+                for k, start in enumerate(starts):
+                    totals[k] = self._combine(totals[k], once(vector.load(x, at + start, row.lanes)))
+            for k, start in enumerate(starts):
+                emit.store(line, self.op.pads[1] + start, totals[k])
+
+        row.groups(_TOGETHER, fold)
+
+    def _fold_columns(self, line: Expr, out: Expr, base: Expr, shares: Expr | None, share: Expr | None) -> None:
+        """One row of the output from the folded row."""
+        row, kernel = self._row(self.op.out_size[1]), self.op.kernel[1]
+
+        def fold(at: Expr) -> None:
+            total = emit.Registers(1, "float32", row.lanes, [self._tap(line, at, 0, row.lanes)])
 
             def take(kx: Expr) -> None:
-                value = vector.load(x, line + kx * self.op.dilation[1], lanes, self.op.stride[1])
-                total[0] = FUNCTIONS[name](total[0], value)
+                total[0] = self._combine(total[0], once(self._tap(line, at, kx, row.lanes)))
 
-            self._columns(columns, take)
-        if self.op.kind == "max":
-            return total[0]
-        count = tirx.Cast("float32", tirx.convert(rows.counted * columns.counted))
-        return total[0] * vector.splat(once(tirx.const(1.0, "float32") / count), lanes)
+            _each(kernel - 1, lambda k: take(k + 1))
+            value = total[0]
+            if shares is not None:
+                value = value * vector.load(shares, at, row.lanes) * vector.splat(share, row.lanes)
+            emit.store(out, base + at, value)
 
-    def _columns(self, columns: _Window, take: Callable[[Expr], None]) -> None:
-        if isinstance(columns.high, int) and columns.high <= _UNROLLED:
-            for kx in range(columns.high):
-                take(kx)
-            return
-        with emit.loop_range(columns.low, columns.high) as kx:
-            take(kx)
+        row.each(fold)
+
+    def _tap(self, line: Expr, at: Expr, kx: Expr, lanes: int) -> Expr:
+        return vector.load(line, at * self.op.stride[1] + kx * self.op.dilation[1], lanes, self.op.stride[1])
+
+
+def _share(window: _Window) -> Expr:
+    return once(tirx.const(1.0, "float32") / tirx.Cast("float32", tirx.convert(window.counted)))
+
+
+def _each(count: int, body: Callable[[Expr], None]) -> None:
+    """Written out where there are few."""
+    if count < _UNROLLED:
+        for k in range(count):
+            body(k)
+        return
+    with emit.loop(count) as k:
+        body(k)

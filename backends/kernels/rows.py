@@ -51,6 +51,16 @@ class Row:
         if self.last is not None:
             body(self.last)
 
+    def groups(self, size: int, body: Callable[[list[Expr]], None]) -> None:
+        """The body for the starts of up to `size` neighbouring vectors at a time."""
+        groups, single = divmod(self.whole, size)
+        with emit.loop(groups) as g:
+            body([(g * size + k) * self.lanes for k in range(size)])
+        rest: list[Expr] = [(groups * size + k) * self.lanes for k in range(single)]
+        rest += [] if self.last is None else [self.last]
+        if rest:
+            body(rest)
+
     def fold(self, value: Callable[[Expr], Expr], combine: Combine, neutral: float, ways: int = 4) -> Expr:
         """One float32 from all elements, by several independent accumulators.
 
