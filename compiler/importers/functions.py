@@ -6,7 +6,7 @@ from typing import Any
 
 import onnx
 import onnx_ir as ir
-from onnx import defs, inliner
+from onnx import defs, inliner, shape_inference
 
 from sparsec.compiler.errors import ModelError
 from sparsec.compiler.importers.light import light_proto, restore_weights
@@ -86,7 +86,7 @@ def inline_local_functions(model: onnx.ModelProto) -> onnx.ModelProto:
         if ours:
             msg = f"The model's functions import other opsets than its graph ({opset_of(model)}). Use one opset."
             raise ModelError(msg)
-        return inliner.inline_local_functions(model, convert_version=True)
+        return inliner.inline_local_functions(shape_inference.infer_shapes(model), convert_version=True)
     return inliner.inline_selected_functions(model, ours, exclude=True)
 
 

@@ -7,7 +7,7 @@ import onnx
 from onnx import defs
 
 from sparsec.compiler.errors import ModelError, UnsupportedError
-from sparsec.compiler.importers.walk import all_nodes
+from sparsec.compiler.importers.walk import nodes_in
 
 _Versions = dict[str, int]
 
@@ -26,12 +26,13 @@ def check_operators(model: onnx.ModelProto) -> None:
     if len(local) != len(model.functions):
         msg = "The model defines a function twice."
         raise ModelError(msg)
-    versions = _versions(model)
-    for function in model.functions:
-        versions |= {domain: v for domain, v in _versions(function).items() if domain not in versions}
-    for node in all_nodes(model):
-        if (node.domain, node.op_type) not in local:
-            _check_node(node, versions)
+    for nodes, versions in (
+        (model.graph.node, _versions(model)),
+        *((function.node, _versions(function)) for function in model.functions),
+    ):
+        for node in nodes_in(nodes):
+            if (node.domain, node.op_type) not in local:
+                _check_node(node, versions)
 
 
 def _versions(body: onnx.ModelProto | onnx.FunctionProto) -> _Versions:

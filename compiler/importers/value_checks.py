@@ -32,7 +32,10 @@ def check_values(model: ir.Model) -> None:
 def complaint(node: ir.Node) -> str | None:
     """What makes a node impossible to execute, as the end of a sentence; None if nothing is found."""
     rule = _RULES.get(node.op_type) if node.domain == "" else None
-    return rule(node) if rule is not None else None
+    values = [value for value in (*node.inputs, *node.outputs) if value is not None and value.name]
+    if rule is None or any(value.shape is None or not value.shape.is_static() for value in values):
+        return None
+    return rule(node)
 
 
 def _dims(value: ir.Value | None) -> list[int]:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Walks over a parsed model that do not recurse: a hostile file decides how deep its graphs are nested."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import onnx
 
@@ -10,10 +10,15 @@ from sparsec.compiler.importers.limits import MAX_GRAPH_DEPTH, MAX_NODES
 
 
 def all_nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
-    """Every node of the graph, its subgraphs and the local functions.
+    """Every node of the graph, its subgraphs and the local functions."""
+    yield from nodes_in([*model.graph.node, *(node for function in model.functions for node in function.node)])
+
+
+def nodes_in(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+    """The nodes and all nodes of the graphs inside them.
 
     Args:
-        model: a parsed model.
+        nodes: the nodes of a graph or function.
 
     Yields:
         Nodes, in no particular order.
@@ -21,8 +26,7 @@ def all_nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
     Raises:
         ModelError: more nodes, or deeper graphs, than the caps allow.
     """
-    stack = [(node, 1) for node in model.graph.node]
-    stack += [(node, 1) for function in model.functions for node in function.node]
+    stack = [(node, 1) for node in nodes]
     count = 0
     while stack:
         node, depth = stack.pop()
