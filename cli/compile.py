@@ -78,9 +78,19 @@ def compile_command(
     from sparsec.compiler import driver
 
     request = Request(model, output, kind, as_json, quiet, [])
-    options = {"passes": passes, "name": name, "seed": seed, "notice": request.notes.append}
     with progress_bar(not quiet) as reporter:
-        job = driver.job(model, target, recipe, calibration, dict(shapes), reporter=reporter, **options)
+        job = driver.job(
+            model,
+            target,
+            recipe,
+            calibration,
+            shapes,
+            passes=passes,
+            name=name,
+            seed=seed,
+            reporter=reporter,
+            notice=request.notes.append,
+        )
         tell = _STAGES[kind](request, job)
     tell()
 

@@ -21,7 +21,9 @@ from sparsec.cli.verify import verify
 class Program(click.Group):
     """The group of all commands, whose errors leave as exit codes and one message."""
 
-    def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any) -> NoReturn:
+    def main(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any
+    ) -> NoReturn:
         """Run a command line and exit.
 
         Args:

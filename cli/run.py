@@ -11,7 +11,7 @@ from sparsec.cli.output_file import write_file
 from sparsec.cli.parameters import PATH, Tolerance, debug_option
 from sparsec.cli.progress import progress_bar
 from sparsec.cli.tables import print_line, print_table
-from sparsec.cli.text import in_error
+from sparsec.cli.text import in_error, shortened
 
 if TYPE_CHECKING:
     from sparsec.cli.arrays import Array, Arrays
@@ -95,7 +95,7 @@ def _describe(arrays: "Arrays", samples: int) -> None:
 
 def _row(name: str, array: "Array") -> tuple[str, ...]:
     ends = (f"{array.min():.6g}", f"{array.max():.6g}") if array.size else ("-", "-")
-    return (name, array.dtype.name, "x".join(map(str, array.shape)) or "scalar", *ends)
+    return (shortened(name), array.dtype.name, "x".join(map(str, array.shape)) or "scalar", *ends)
 
 
 def _compare(found: "Arrays", expected: "Arrays", tolerance: float) -> None:
@@ -104,7 +104,7 @@ def _compare(found: "Arrays", expected: "Arrays", tolerance: float) -> None:
 
     errors = {name: _error(array, expected[name], relative_error) for name, array in found.items()}
     for name, error in errors.items():
-        print_line(f"'{name}' relative error {in_error(error)}")
+        print_line(f"'{shortened(name)}' relative error {in_error(error)}")
     over = {name: error for name, error in errors.items() if not error <= tolerance}
     for name, error in over.items():
         msg = f"Output '{name}': relative error {in_error(error)}, expected at most {tolerance:g} (--tolerance)."

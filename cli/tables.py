@@ -31,7 +31,7 @@ def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]], numbers:
 
     Args:
         headings: One for each column.
-        rows: Cells; long ones lose their middle.
+        rows: Cells; shorten what may be very long.
         numbers: Columns that stand flush right.
     """
     from rich import box
@@ -42,8 +42,11 @@ def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]], numbers:
     for index, heading in enumerate(headings):
         table.add_column(heading, justify="right" if index in right else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(shortened(cell, 100) for cell in row))
-    _console().print(table)
+        table.add_row(*map(printable, row))
+    console = _console()
+    with console.capture() as captured:
+        console.print(table)
+    sys.stdout.write("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines()))
 
 
 def print_compiled(report: Json, sizes: Mapping[str, int], place: str, notes: Sequence[str]) -> None:

@@ -7,7 +7,7 @@ import click
 
 from sparsec.cli.parameters import PATH, debug_option
 from sparsec.cli.tables import print_line
-from sparsec.cli.text import in_error
+from sparsec.cli.text import in_error, shortened
 
 
 @click.command("verify", short_help="Check that an artifact is whole and right.")
@@ -20,5 +20,7 @@ def verify(artifact: Path) -> None:
     with load(artifact) as loaded:
         errors = loaded.verify()
         for name, error in errors.items():
-            print_line(f"'{name}' relative error {in_error(error)}, at most {loaded.manifest.tolerance:g} allowed")
+            print_line(
+                f"'{shortened(name)}' relative error {in_error(error)}, at most {loaded.manifest.tolerance:g} allowed"
+            )
         print_line(f"{len(loaded.manifest.files)} files whole, {len(errors)} outputs right: {artifact}")

@@ -8,16 +8,15 @@ alone: it holds no place and no time.
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from math import isfinite
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
+
+import onnx_ir as ir
 
 from sparsec.compiler.fidelity import Comparison
 from sparsec.compiler.lowering.program import LayerChoice, Program
 from sparsec.compiler.pass_manager import Step
 from sparsec.compiler.survey import Survey, survey
 from sparsec.compiler.target import Target
-
-if TYPE_CHECKING:
-    from sparsec.compiler.driver import Compressed
 
 VERSION = 1
 """Of the report's keys."""
@@ -26,7 +25,31 @@ LAYER_KEYS = ("name", "op", "pattern", "density", "bytes", "kernel", "price", "r
 Json = dict[str, Any]
 
 
-def contents(compressed: "Compressed", program: Program, target: Target) -> Json:
+class Passes(Protocol):
+    """A model before and after its passes; `driver.Compressed` is one."""
+
+    @property
+    def original(self) -> ir.Model:
+        """As imported."""
+        ...
+
+    @property
+    def model(self) -> ir.Model:
+        """After the passes."""
+        ...
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """The passes as they ran."""
+        ...
+
+    @property
+    def fidelity(self) -> tuple[tuple[str, Mapping[str, Comparison]], ...]:
+        """Pass name, and by output how the model then compared with the original; of the passes measured."""
+        ...
+
+
+def contents(compressed: Passes, program: Program, target: Target) -> Json:
     """The report of a compilation, of JSON values; a number that is not finite becomes None.
 
     Args:
