@@ -10,7 +10,7 @@ Reading and writing the same array with the same strides (in place) is safe: no 
 read for the last time.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from math import prod
 from typing import Any
 
@@ -24,7 +24,7 @@ from sparsec.backends.kernels.vector import array, function, index
 from sparsec.backends.kernels.walk import Walk, outer_loops
 from sparsec.backends.kernels.weightless import Weightless
 from sparsec.compiler.lowering.kernel import Array, KernelSpec, Profile
-from sparsec.compiler.lowering.ops import Elementwise
+from sparsec.compiler.lowering.ops import Elementwise, Op
 
 _SQUARE = {1: 8, 2: 8, 4: 4, 8: 2}
 """Rows of a mirrored square, by bytes of an element."""
@@ -39,6 +39,10 @@ class ElementwiseKernel(Weightless):
 
     family = "elementwise"
     op_type = Elementwise
+
+    def candidates(self, op: Op, pattern: str, lanes: int) -> Iterable[KernelSpec]:
+        """The one spec; none for arithmetic on types other than float32 and uint8 codes."""
+        return super().candidates(op, pattern, lanes) if isinstance(op, Elementwise) and _computable(op) else []
 
     def build(self, spec: KernelSpec, isa: Isa) -> Any:
         """See `sparsec.compiler.lowering.kernel.Kernel`."""
@@ -63,6 +67,10 @@ class ElementwiseKernel(Weightless):
         axes = loop_nest(op)
         moved = nbytes(op.dtype, *op.shape) + sum(_read_bytes(axes, k, o.dtype) for k, o in enumerate(op.operands))
         return streaming(profile, moved, prod(op.shape) * (1 + expression_operations(op.expression)))
+
+
+def _computable(op: Elementwise) -> bool:
+    return moves_only(op) or {op.dtype, *(o.dtype for o in op.operands)} <= {"float32", "uint8"}
 
 
 def strided(source: Array, shape: Sequence[int], strides: Sequence[int], offset: int) -> Array:

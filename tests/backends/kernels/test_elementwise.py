@@ -183,6 +183,11 @@ def test_keeps_nan_and_rounds_half_to_even():
         np.testing.assert_array_equal(after[-1], KERNEL.reference(spec, None, *before[:-1]))
 
 
+def test_arithmetic_on_integers_is_not_offered():
+    assert not KERNEL.candidates(Elementwise((4,), (contiguous("int64", 4),) * 2, ADD, "int64"), "dense", 8)
+    assert KERNEL.candidates(Elementwise((4,), (contiguous("int64", 4),), dtype="int64"), "dense", 8)
+
+
 def test_axes_that_all_arrays_walk_contiguously_become_one():
     assert [a.extent for a in loop_nest(Elementwise((2, 3, 4), (contiguous(F, 2, 3, 4),)))] == [24]
     assert [a.extent for a in loop_nest(Elementwise((2, 3, 4), (Operand(F, (0, 4, 1)),)))] == [2, 12]
