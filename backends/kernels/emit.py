@@ -33,6 +33,17 @@ def bind(value: Expr) -> Expr:
     return T.Bind(value)
 
 
+def keep(value: Expr) -> Expr:
+    """Compute a value here, once, whatever is made of it.
+
+    It goes through a cell of memory, which LLVM makes a register: TVM's simplifier would write a bound value out
+    wherever its name is used, which grows exponentially along a chain of steps, but leaves loads alone.
+    """
+    cell = T.alloc_buffer((1,), str(value.ty), scope="local")
+    T.buffer_store(cell, value, [0])
+    return T.Bind(cell[0])
+
+
 def bind_all(values: Sequence[Expr]) -> list[Expr]:
     """`bind` each."""
     return [T.Bind(value) for value in values]

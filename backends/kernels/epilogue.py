@@ -212,7 +212,7 @@ def _is_literal(value: Expr) -> bool:
 
 
 def _bound(function: Callable[..., Any]) -> Callable[..., Any]:
-    return lambda *operands: emit.bind(function(*operands))
+    return lambda *operands: emit.keep(function(*operands))
 
 
 def _rounded_product(a: Expr, b: Expr) -> Expr:
