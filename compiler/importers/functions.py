@@ -6,13 +6,14 @@ from typing import Any
 
 import onnx
 import onnx_ir as ir
-from onnx import defs, inliner, shape_inference
+from onnx import defs, inliner
 
 from sparsec.compiler.errors import ModelError
+from sparsec.compiler.importers.forms import same_form
 from sparsec.compiler.importers.light import light_proto, restore_weights
 from sparsec.compiler.importers.limits import MAX_CALL_DEPTH, MAX_NODES, OPSET
 from sparsec.compiler.importers.structure import opset_of
-from sparsec.compiler.importers.walk import all_nodes, subgraphs
+from sparsec.compiler.importers.walk import all_nodes, nodes_in, subgraphs, title
 
 OWN_DOMAIN = "sparsec"
 """Functions of this domain stay calls: the lowering has kernels for them."""
@@ -77,17 +78,32 @@ def inline_local_functions(model: onnx.ModelProto) -> onnx.ModelProto:
         The model itself if nothing is to be inlined, else another one.
 
     Raises:
-        ModelError: a function imports another opset than the model, and cannot be converted.
+        ModelError: a function is of another opset than the model, in which its operators are spelled differently.
     """
-    ours = [(f.domain, f.name) for f in model.functions if f.domain == OWN_DOMAIN]
-    if len(ours) == len(model.functions):
+    kept = [(f.domain, f.name) for f in model.functions if f.domain == OWN_DOMAIN]
+    if len(kept) == len(model.functions):
         return model
-    if any(opset_of(f) not in (None, opset_of(model)) for f in model.functions if f.domain != OWN_DOMAIN):
-        if ours:
-            msg = f"The model's functions import other opsets than its graph ({opset_of(model)}). Use one opset."
+    for function in model.functions:
+        if function.domain != OWN_DOMAIN:
+            _adopt_opset(function, opset_of(model) or OPSET)
+    return inliner.inline_selected_functions(model, kept, exclude=True)
+
+
+def _adopt_opset(function: onnx.FunctionProto, wanted: int) -> None:
+    """Relabel a function of another opset than the model's, if that changes nothing."""
+    version = opset_of(function)
+    if version in (None, wanted):
+        return
+    for node in nodes_in(function.node):
+        if not same_form(node, version or wanted, wanted):
+            msg = (
+                f"Operator {node.op_type!r}, node {title(node)!r} in function '{function.domain}.{function.name}': "
+                f"is of opset {version}, and changed until the model's opset {wanted}. Export with one opset for all."
+            )
             raise ModelError(msg)
-        return inliner.inline_local_functions(shape_inference.infer_shapes(model), convert_version=True)
-    return inliner.inline_selected_functions(model, ours, exclude=True)
+    for entry in function.opset_import:
+        if entry.domain in ("", "ai.onnx"):
+            entry.version = wanted
 
 
 def expand_once(model: ir.Model, targets: Collection[str]) -> ir.Model:

@@ -12,6 +12,7 @@ import onnx_ir as ir
 from onnx import defs, inliner, version_converter
 
 from sparsec.compiler.errors import UnsupportedError
+from sparsec.compiler.importers.forms import same_form, since
 from sparsec.compiler.importers.functions import has_body, spell_defaults
 from sparsec.compiler.importers.legacy import LEGACY, modernise
 from sparsec.compiler.importers.light import light_proto, restore_weights
@@ -60,7 +61,7 @@ def _label(model: onnx.ModelProto) -> None:
 
 
 def _upgrade(model: onnx.ModelProto, version: int) -> onnx.ModelProto:
-    changed = [node for node in all_nodes(model) if not _same_form(node, version)]
+    changed = [node for node in all_nodes(model) if not same_form(node, version, OPSET)]
     for node in changed:
         reason = _UNCONVERTIBLE.get((node.op_type, version))
         if reason is not None:
@@ -75,7 +76,7 @@ def _downgrade(model: onnx.ModelProto, version: int) -> onnx.ModelProto:
     if ids:
         spell_defaults(model, newer, version)
         model = inliner.inline_selected_functions(model, ids, exclude=False, inline_schema_functions=True)
-    changed = [node for node in all_nodes(model) if _since(node, version) != _since(node, OPSET)]
+    changed = [node for node in all_nodes(model) if since(node, version) != since(node, OPSET)]
     return _convert(model, version, changed) if changed else model
 
 
@@ -92,29 +93,3 @@ def _convert(model: onnx.ModelProto, version: int, changed: Sequence[onnx.NodePr
 def _reason(error: Exception) -> str:
     """ONNX's own words, without the place in its source."""
     return "ONNX says: " + str(error).rpartition(" failed: ")[2].strip()
-
-
-def _since(node: onnx.NodeProto, version: int) -> int | None:
-    """The opset that introduced a node's operator in the form of a version; None if that has no such operator."""
-    if node.domain not in ("", "ai.onnx") or not defs.has(node.op_type, version, ""):
-        return None
-    schema = defs.get_schema(node.op_type, version, "")
-    return None if schema.deprecated else int(schema.since_version)
-
-
-def _same_form(node: onnx.NodeProto, version: int) -> bool:
-    """Whether a node may keep its spelling, because its parameters and defaults are the same in both versions."""
-    theirs, ours = _since(node, version), _since(node, OPSET)
-    if theirs is None or ours is None:
-        return theirs == ours
-    return theirs == ours or _form(node.op_type, theirs) == _form(node.op_type, ours)
-
-
-def _form(op_type: str, version: int) -> tuple[object, ...]:
-    schema = defs.get_schema(op_type, version, "")
-    attributes = sorted(
-        (name, str(a.type), a.required, a.default_value.SerializeToString(deterministic=True))
-        for name, a in schema.attributes.items()
-    )
-    inputs, outputs = ([(p.name, str(p.option)) for p in side] for side in (schema.inputs, schema.outputs))
-    return attributes, inputs, outputs

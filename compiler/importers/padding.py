@@ -48,6 +48,10 @@ def _pad(node: ir.Node) -> None:
         extra = node.attributes.get_ints("output_padding", [0] * len(kernel))
         totals = [s * (i - 1) + e + r - o for s, i, e, r, o in zip(strides, sizes, extra, reach, outputs, strict=True)]
         node.attributes.pop("output_shape", None)
+        short = [max(-total, 0) for total in totals]
+        if any(short):  # the output is larger than the windows reach
+            extra = [e + more for e, more in zip(extra, short, strict=True)]
+            node.attributes["output_padding"] = ir.AttrInt64s("output_padding", extra)
     else:
         totals = [(o - 1) * s + r - i for o, s, r, i in zip(outputs, strides, reach, sizes, strict=True)]
     if mode == "VALID" and not fixed:

@@ -9,6 +9,7 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 
+from sparsec.compiler.errors import ModelError
 from sparsec.compiler.importers.finish import expand_function_ops
 from sparsec.compiler.importers.onnx import load_onnx
 
@@ -31,10 +32,16 @@ def test_local_function_is_inlined(parse: Parse, import_same: Import, op_types: 
     assert not model.functions
 
 
-def test_local_function_of_another_opset(parse: Parse, import_same: Import, op_types: Ops) -> None:
+def test_local_function_of_another_opset(parse: Parse, op_types: Ops) -> None:
+    text = '<domain: "d", opset_import: ["" : 13]> f (x) => (y) { z = Relu(x) y = Exp(z) }'
+    model = load_onnx(parse(CALL, functions=text, domains=', "d" : 1'))
+    assert op_types(model) == ["Relu", "Exp"] * 2 + ["Neg"]
+
+
+def test_local_function_of_an_opset_that_spells_differently(parse: Parse) -> None:
     text = '<domain: "d", opset_import: ["" : 11]> f (x) => (y) { s = ReduceSum <axes = [1]> (x) y = Add(x, s) }'
-    model = import_same(parse(CALL, functions=text, domains=', "d" : 1'))
-    assert op_types(model) == ["ReduceSum", "Add"] * 2 + ["Neg"]
+    with pytest.raises(ModelError, match=r"'ReduceSum', node 's' in function 'd.f': is of opset 11"):
+        load_onnx(parse(CALL, functions=text, domains=', "d" : 1'))
 
 
 @pytest.mark.parametrize("opset", [13, 17, 27])

@@ -35,7 +35,7 @@ def test_auto_pad(parse: Parse, import_same: Import, window: str, mode: str) -> 
 
 
 @pytest.mark.parametrize("mode", ["", ', auto_pad = "SAME_UPPER"', ', auto_pad = "SAME_LOWER"'])
-@pytest.mark.parametrize("size", [7, 8, 9])
+@pytest.mark.parametrize("size", [7, 8, 9, 10])
 def test_output_shape(parse: Parse, import_same: Import, size: int, mode: str) -> None:
     model = import_same(parse("g " + WINDOWS["ConvTranspose"] % f"output_shape = [{size},{size}]{mode}", 18))
     assert "output_shape" not in model.graph[0].attributes
