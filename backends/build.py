@@ -55,14 +55,13 @@ def compile_functions(functions: Mapping[str, Any], isa: Isa, progress: Progress
 
     symbols = sorted(functions)
     groups = [symbols[i : i + _GROUP] for i in range(0, len(symbols), _GROUP)]
-    with ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1)) as pool:
+    pool = ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1))
+    try:
         futures = [pool.submit(tir.build_object, {s: functions[s] for s in group}, isa) for group in groups]
-        try:
-            _report(futures, len(symbols), f"kernels for {isa.name}", progress)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-        built = [future.result() for future in futures]
+        _report(futures, len(symbols), f"kernels for {isa.name}", progress)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)  # after a failure or Ctrl-C, wait for no group that still runs
+    built = [future.result() for future in futures]
     sizes = {symbol: size for part in built for symbol, size in part.workspace_bytes.items()}
     return Kernels(tuple(part.object for part in built), sizes)
 

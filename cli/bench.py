@@ -11,7 +11,7 @@ import click
 from sparsec.cli.parameters import PATH, debug_option, json_option
 from sparsec.cli.progress import progress_bar
 from sparsec.cli.tables import print_json, print_line, print_table
-from sparsec.cli.text import in_time
+from sparsec.compiler.text import in_time
 
 if TYPE_CHECKING:
     from sparsec.cli.contenders import Arrays, Contender

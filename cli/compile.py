@@ -13,7 +13,7 @@ from sparsec.cli.output_file import write_file
 from sparsec.cli.parameters import PATH, NearestChoice, PassType, TargetType, debug_option, json_option, shape_option
 from sparsec.cli.progress import progress_bar
 from sparsec.cli.tables import print_compiled, print_json, print_line
-from sparsec.cli.text import printable
+from sparsec.compiler.text import printable
 
 if TYPE_CHECKING:
     from sparsec.compiler.artifact import Artifact

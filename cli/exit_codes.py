@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """From whatever a command raises to one message on stderr and an exit code."""
 
+import io
 import os
+import shutil
 import signal
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,8 +17,8 @@ from typing import Any
 import click
 
 from sparsec.cli.parameters import Settings
-from sparsec.cli.text import printable
 from sparsec.compiler.errors import BudgetError, SparsecError
+from sparsec.compiler.text import printable
 
 Tell = Callable[[Any], str]
 
@@ -26,30 +29,33 @@ def guarded(work: Callable[[], None], settings: Settings) -> int:
     0 done; 1 the model, recipe, data or toolchain is at fault; 2 wrong usage; 3 a budget is broken; 128 and the
     signal's number where a signal ended it, as shells have it.
     """
+    _tolerant_output()
     try:
-        with _signals_as_exceptions():
+        with _signals_as_exceptions(settings), _one_temporary_folder():
             work()
             sys.stdout.flush()
         return 0
+    except click.exceptions.Exit as error:
+        return error.exit_code
     except BaseException as error:
-        if isinstance(error, click.exceptions.Exit):
-            return error.exit_code
         if settings.debug:
             traceback.print_exc()
+        if settings.signal:  # whatever it became on its way; and end at once, as a compiler's thread may still work
+            _explained(KeyboardInterrupt())
+            os._exit(128 + settings.signal)
         return _explained(error)
 
 
-class Stopped(KeyboardInterrupt):
-    """A signal asks the program to end."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.number = number
+def _tolerant_output() -> None:
+    """A name that the terminal's character set lacks is escaped."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 @contextmanager
-def _signals_as_exceptions() -> Iterator[None]:
-    """Turn the first signal to end into `Stopped`, so that nothing is left behind, and ignore the ones after it."""
+def _signals_as_exceptions(settings: Settings) -> Iterator[None]:
+    """Turn the first signal into KeyboardInterrupt, so that nothing is left behind, and ignore those after it."""
     if current_thread() is not main_thread():
         yield
         return
@@ -58,7 +64,8 @@ def _signals_as_exceptions() -> Iterator[None]:
     def stop(number: int, frame: FrameType | None) -> None:
         for other in _SIGNALS:
             signal.signal(other, signal.SIG_IGN)
-        raise Stopped(number)
+        settings.signal = number
+        raise KeyboardInterrupt
 
     try:
         for number, handler in before.items():
@@ -73,11 +80,23 @@ def _signals_as_exceptions() -> Iterator[None]:
 _SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
+@contextmanager
+def _one_temporary_folder() -> Iterator[None]:
+    """Let all temporary files of this process be in one folder that goes in the end, whatever is still at work."""
+    before, folder = tempfile.tempdir, tempfile.mkdtemp(prefix="sparsec-")
+    tempfile.tempdir = folder
+    try:
+        yield
+    finally:
+        tempfile.tempdir = before
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def _explained(error: BaseException) -> int:
     for kind, (code, tell) in _TABLE.items():
         if isinstance(error, kind):
             _say(tell(error))
-            return error.number + 128 if isinstance(error, Stopped) else code
+            return code
     raise error
 
 
@@ -86,6 +105,7 @@ def _say(message: str) -> None:
     _drop_output()
     if message:
         click.echo(printable(message, keep="\n"), err=True)
+        sys.stderr.flush()
 
 
 def _drop_output() -> None:

@@ -9,7 +9,7 @@ import click
 
 from sparsec.cli.parameters import PATH, debug_option, json_option, shape_option
 from sparsec.cli.tables import fidelity_lines, print_json, print_layers, print_line, print_table
-from sparsec.cli.text import in_bytes, in_count, in_percent, shortened
+from sparsec.compiler.text import in_bytes, in_count, in_percent, shortened
 
 
 @click.command("inspect", short_help="Show the layers of a model or an artifact.")

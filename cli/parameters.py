@@ -18,9 +18,15 @@ Shape = tuple[str, tuple[int, ...]]
 
 @dataclass(slots=True)
 class Settings:
-    """What holds for the whole command line."""
+    """What holds for the whole command line.
+
+    Attributes:
+        debug: Whether errors show a traceback.
+        signal: The signal that ended it; 0 while none has.
+    """
 
     debug: bool = False
+    signal: int = 0
 
 
 def _remember(context: click.Context, parameter: click.Parameter, value: bool) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import Timer
 
-from sparsec.cli.text import shortened
+from sparsec.compiler.text import shortened
 
 Reporter = Callable[[str, int, int], None]
 """Told what is done, how much of it, of how much."""

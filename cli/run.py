@@ -11,7 +11,7 @@ from sparsec.cli.output_file import write_file
 from sparsec.cli.parameters import PATH, Tolerance, debug_option
 from sparsec.cli.progress import progress_bar
 from sparsec.cli.tables import print_line, print_table
-from sparsec.cli.text import in_error, shortened
+from sparsec.compiler.text import in_error, shortened
 
 if TYPE_CHECKING:
     from sparsec.cli.arrays import Array, Arrays

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from sparsec.cli.text import in_bytes, in_count, in_error, in_percent, in_time, printable, shortened
+from sparsec.compiler.text import in_bytes, in_count, in_error, in_percent, in_time, printable, shortened
 
 if TYPE_CHECKING:
     from rich.console import Console

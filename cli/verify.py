@@ -7,7 +7,7 @@ import click
 
 from sparsec.cli.parameters import PATH, debug_option
 from sparsec.cli.tables import print_line
-from sparsec.cli.text import in_error, shortened
+from sparsec.compiler.text import in_error, shortened
 
 
 @click.command("verify", short_help="Check that an artifact is whole and right.")

@@ -13,8 +13,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from sparsec.compiler import artifact, report
-from sparsec.compiler.artifact import Artifact, Contents
+from sparsec.compiler import artifact, report, report_page
+from sparsec.compiler.artifact import Artifact, Code, Contents
 from sparsec.compiler.calibration import Calibration
 from sparsec.compiler.encoding import EncodedTensor
 from sparsec.compiler.exchange import from_qdq
@@ -187,7 +187,14 @@ def write(program: Program, compressed: Compressed, job: Job, folder: Path) -> A
         golden=golden_vectors(compressed.model, job),
         report=report.contents(compressed, program, job.target),
     )
-    return artifact.write(folder, contents, lambda place: emit(program, job.target, place, job.reporter), open_runner)
+
+    def fill(place: Path) -> Code:
+        code = emit(program, job.target, place, job.reporter)
+        page = report_page.page(contents.report, code.code_bytes, code.arena_bytes)
+        (place / report_page.FILE).write_text(page, "utf-8")
+        return code
+
+    return artifact.write(folder, contents, fill, open_runner)
 
 
 def golden_vectors(model: ir.Model, job: Job) -> Golden:
