@@ -34,7 +34,7 @@ from sparsec.compiler.target import Target
 Arrays = Mapping[str, NDArray[Any]]
 
 EXACT_PASSES = ("fold-constants", "fold-batchnorm", "fuse-layernorm")
-"""Run on every model, after the recipe's passes; they lose nothing."""
+"""Run on every model, before the recipe's passes; they lose nothing."""
 EXACT, QUANTIZED = 1e-4, 5e-2
 """Relative error that the golden vectors allow: float32 differs in the order of sums, codes also in a rounding."""
 
@@ -99,6 +99,8 @@ def compile(
         SparsecError: One clear error for whatever is wrong; nothing is left behind.
     """
     asked = job(model, target, recipe, calibration, shapes, **options)
+    if output is not None and isinstance(model, (str, Path)) and Path(model).is_file():
+        artifact.check_output(Path(output), asked.target, _source_digest(model, None))
     compressed = compress(asked)
     folder = Path(output) if output is not None else Path(tempfile.mkdtemp(prefix="sparsec-")) / asked.name
     return write(lower(compressed, asked), compressed, asked, folder)
@@ -146,9 +148,9 @@ def compress(job: Job) -> Compressed:
     fidelity = Fidelity()
     instruments = (Verify(), fidelity) if job.recipe.passes else ()
     context = PassContext(job.target, job.calibration, job.seed, job.reporter)
-    result = PassManager(job.recipe.passes, instruments).run(original, context)
-    exact = PassManager(map(parse_pass, EXACT_PASSES)).run(result.model, context)
-    return Compressed(original, exact.model, result.steps, tuple(fidelity.measured))
+    exact = PassManager(map(parse_pass, EXACT_PASSES)).run(original, context)
+    result = PassManager(job.recipe.passes, instruments).run(exact.model, context)
+    return Compressed(original, result.model, result.steps, tuple(fidelity.measured))
 
 
 def lower(compressed: Compressed, job: Job) -> Program:
@@ -252,6 +254,9 @@ def _identifier(name: str) -> str:
     return word if word[:1].isalpha() else f"model_{word}".rstrip("_")
 
 
-def _source_digest(source: Any, imported: ir.Model) -> str:
-    data = Path(source).read_bytes() if isinstance(source, (str, Path)) else ir.to_proto(imported).SerializeToString()
-    return hashlib.sha256(data).hexdigest()
+def _source_digest(source: Any, imported: ir.Model | None) -> str:
+    """SHA-256 of the model's file; of the imported model where there is none."""
+    if isinstance(source, (str, Path)):
+        return hashlib.sha256(Path(source).read_bytes()).hexdigest()
+    assert imported is not None
+    return hashlib.sha256(ir.to_proto(imported).SerializeToString()).hexdigest()
