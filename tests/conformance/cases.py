@@ -61,6 +61,13 @@ class Case:
         """Operators of the main graph, domain first if it is not ONNX's own."""
         return tuple(sorted({f"{n.domain}.{n.op_type}".lstrip(".") for n in self.model.graph.node}))
 
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of the inputs by name."""
+        inputs = self.sets[0][0] if self.sets else []
+        ports = [port.name for port in self.model.graph.input]
+        return {port: array.shape for port, array in zip(ports, inputs, strict=False) if array is not None}
+
 
 @cache
 def cases() -> tuple[Case, ...]:

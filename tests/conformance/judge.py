@@ -1,34 +1,38 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compile cases and compare: each passes, is refused with a reason, or is wrong. A crash is caught from outside.
+"""Compile cases and compare: each passes, is refused with a reason, is wrong, or crashes or hangs.
 
-Many programs share one library, because linking one each would take an hour. A process handles a range of cases and
-prints one line of JSON a case; the parent starts it again behind a case that killed it.
+Many programs share one library, because linking one each would take an hour. A batch runs in a process of its own;
+behind a case that kills it or hangs it, a new one goes on. A library that cannot be built is halved until one case is
+guilty.
 """
 
-import argparse
 import ctypes
-import json
+import multiprocessing
 import re
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from tests.conformance.cases import Case, cases
+from tests.conformance.cases import Case
 
-Run = Callable[[list[Any]], list[Any]]
+Arrays = list[NDArray[Any]]
+Run = Callable[[Arrays], Arrays]
 BATCH = 200
+SILENCE = 300
+"""Seconds without a word after which a process counts as hanging."""
 PASSED, REFUSED, WRONG, CRASHED = "passed", "refused", "wrong", "crashed"
+_BUILDING = ""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What came of a case; `detail` is the refusal's message or what differs."""
+    """What came of a case; `detail` is the refusal's message, or what differs, or how it crashed."""
 
     name: str
     operators: tuple[str, ...]
@@ -36,39 +40,57 @@ class Verdict:
     detail: str = ""
 
 
-def judge(names: Sequence[str], target: str) -> list[Verdict]:
-    """Verdicts on cases, each batch in a process of its own."""
-    waiting, verdicts = list(names), []
+def judge(cases: Sequence[Case], target: str, silence: float = SILENCE) -> Iterator[Verdict]:
+    """Verdicts on cases, each batch in a process of its own.
+
+    Args:
+        cases: What to judge.
+        target: What to compile for; it must run on this machine.
+        silence: Seconds that a process may take for one step.
+    """
+    waiting = [list(cases[start : start + BATCH]) for start in range(0, len(cases), BATCH)]
     while waiting:
-        batch = waiting[:BATCH]
-        done, running = _process(batch, target)
-        verdicts += done
-        judged = {verdict.name for verdict in done}
-        left = [name for name in batch if name not in judged]
-        if left:
-            guilty = running if running in left else left[0]
-            verdicts.append(Verdict(guilty, _find(guilty).operators, CRASHED, "the process died"))
-            left.remove(guilty)
-        waiting = left + waiting[BATCH:]
-    return verdicts
+        batch = waiting.pop(0)
+        judged, last = set(), _BUILDING
+        for message in _messages(batch, target, silence):
+            if isinstance(message, Verdict):
+                judged.add(message.name)
+                yield message
+            else:
+                last = message
+        left = [case for case in batch if case.name not in judged]
+        guilty = [case for case in left if case.name == last] or (left if len(left) == 1 else [])
+        for case in guilty:
+            yield Verdict(case.name, case.operators, CRASHED, "the process died or hung")
+        rest = [case for case in left if case not in guilty]
+        half = len(rest) if guilty else len(rest) // 2
+        waiting[:0] = [part for part in (rest[:half], rest[half:]) if part]
 
 
-def _process(batch: Sequence[str], target: str) -> tuple[list[Verdict], str]:
-    command = [sys.executable, "-m", "tests.conformance.judge", "--target", target, *batch]
-    lines = subprocess.run(command, capture_output=True, text=True, timeout=1800).stdout.splitlines()
-    messages = [json.loads(line) for line in lines if line.startswith("{")]
-    running = next((m["running"] for m in reversed(messages) if "running" in m), "")
-    return [
-        Verdict(m["name"], tuple(m["operators"]), m["outcome"], m["detail"]) for m in messages if "outcome" in m
-    ], running
+def _messages(batch: Sequence[Case], target: str, silence: float) -> Iterator[Verdict | str]:
+    """What a process says about a batch: verdicts, and between them the name of the case it turns to."""
+    context = multiprocessing.get_context("fork")
+    reader, writer = context.Pipe(duplex=False)
+    process = context.Process(target=_work, args=(batch, target, writer))
+    process.start()
+    writer.close()
+    try:
+        while reader.poll(silence):
+            yield reader.recv()
+    except EOFError:
+        pass
+    finally:
+        process.kill()
+        process.join()
 
 
-def _find(name: str) -> Case:
-    return next(case for case in cases() if case.name == name)
+def _work(batch: Sequence[Case], target: str, writer: Connection) -> None:
+    for message in verdicts(batch, target):
+        writer.send(message)
 
 
-def verdicts(batch: Sequence[Case], target_text: str) -> Iterator[Verdict]:
-    """Lower all, link those that lower into one library, run each."""
+def verdicts(batch: Sequence[Case], target_text: str) -> Iterator[Verdict | str]:
+    """Lower all, link those that lower into one library, run each; before each step, the name of its case."""
     from sparsec.backends.targets import backend
     from sparsec.compiler.errors import SparsecError
     from sparsec.compiler.target import Target
@@ -76,33 +98,39 @@ def verdicts(batch: Sequence[Case], target_text: str) -> Iterator[Verdict]:
     target = Target.parse(target_text)
     programs = {}
     for number, case in enumerate(batch):
-        _say(running=case.name)
+        yield case.name
         try:
             programs[case] = _lower(case, backend(target), f"case{number}")
         except SparsecError as error:
             yield Verdict(case.name, case.operators, REFUSED, str(error))
         except Exception as error:  # a bug of ours, to be listed, not to stop the run
-            yield Verdict(case.name, case.operators, CRASHED, f"{type(error).__name__}: {error}"[:300])
+            yield _crashed(case, error)
+    yield _BUILDING
     with tempfile.TemporaryDirectory() as folder:
-        for case, verdict in _run_all(programs, target, Path(folder)):
-            yield Verdict(case.name, case.operators, WRONG if verdict else PASSED, verdict)
+        runs = _runs(list(programs.values()), target, Path(folder))
+        for (case, program), run in zip(programs.items(), runs, strict=True):
+            yield case.name
+            yield _judged(case, program, run)
+
+
+def _judged(case: Case, program: Any, run: Run) -> Verdict:
+    try:
+        difference = compare(case, [port.name for port in program.inputs], run)
+    except Exception as error:
+        return _crashed(case, error)
+    return Verdict(case.name, case.operators, WRONG if difference else PASSED, difference)
+
+
+def _crashed(case: Case, error: Exception) -> Verdict:
+    return Verdict(case.name, case.operators, CRASHED, f"{type(error).__name__}: {error}"[:300])
 
 
 def _lower(case: Case, backend: Any, name: str) -> Any:
     from sparsec.compiler.driver import compress, job
     from sparsec.compiler.lowering.lower import lower
 
-    inputs = case.sets[0][0] if case.sets else []
-    ports = [port.name for port in case.model.graph.input]
-    shapes = {port: array.shape for port, array in zip(ports, inputs, strict=False) if array is not None}
-    asked = job(case.model, backend.name, shapes=shapes, name=name)
+    asked = job(case.model, backend.name, shapes=case.shapes, name=name)
     return lower(compress(asked).model, backend, name)
-
-
-def _run_all(programs: dict[Case, Any], target: Any, folder: Path) -> Iterator[tuple[Case, str]]:
-    for (case, program), run in zip(programs.items(), _runs(list(programs.values()), target, folder), strict=True):
-        _say(running=case.name)
-        yield case, _compare(case, program, run)
 
 
 def _runs(programs: list[Any], target: Any, folder: Path) -> Iterator[Run]:
@@ -111,6 +139,8 @@ def _runs(programs: list[Any], target: Any, folder: Path) -> Iterator[Run]:
     from sparsec.backends.isa import for_target
     from sparsec.backends.targets import functions
 
+    if not programs:
+        return
     isa = for_target(target)
     made: dict[str, Any] = {}
     for program in programs:
@@ -118,12 +148,10 @@ def _runs(programs: list[Any], target: Any, folder: Path) -> Iterator[Run]:
     built = tir.build_object(made, isa) if made else None
     sizes = built.workspace_bytes if built else {}
     placed = [entry.with_workspaces(program, sizes) for program in programs]
-    starts = [link.compile_c("\n".join(entry.source(program) for program in placed), isa)] if placed else []
-    exports = [f"{p.name}_run" for p in placed]
-    objects = [*starts, *([built.object] if built else [])]
+    start = link.compile_c("\n".join(entry.source(program) for program in placed), isa)
     library = folder / "cases.so"
-    if placed:
-        link.shared_library(objects, isa, exports, library)
+    objects = [start, *([built.object] if built else [])]
+    link.shared_library(objects, isa, [f"{program.name}_run" for program in placed], library)
     for program in placed:
         yield _native(library, program)
 
@@ -133,7 +161,7 @@ def _native(library: Path, program: Any) -> Run:
     weights, arena = _aligned(len(program.weights)), _aligned(program.arena_bytes)
     weights[: len(program.weights)] = np.frombuffer(program.weights, np.uint8)
 
-    def run(inputs: list[Any]) -> list[Any]:
+    def run(inputs: Arrays) -> Arrays:
         outputs = [np.empty(port.shape, port.dtype) for port in program.outputs]
         pointers = [
             (ctypes.c_void_p * max(1, len(group)))(*(a.ctypes.data for a in group)) for group in (inputs, outputs)
@@ -145,48 +173,46 @@ def _native(library: Path, program: Any) -> Run:
     return run
 
 
-def _aligned(size: int) -> Any:
-    block = np.zeros(size + 64, np.uint8)
+def _aligned(size: int) -> NDArray[np.uint8]:
+    block = np.zeros(size + 128, np.uint8)
     return block[-block.ctypes.data % 64 :]
 
 
-def _compare(case: Case, program: Any, run: Any) -> str:
-    """Empty if every set of data gives what is expected."""
+def compare(case: Case, names: Sequence[str], run: Run) -> str:
+    """Empty if every set of data gives what is expected, else what differs.
+
+    Args:
+        case: The case.
+        names: Inputs that `run` takes, in order.
+        run: The compiled model.
+    """
     ports = [port.name for port in case.model.graph.input]
     for inputs, expected in case.sets:
         given = dict(zip(ports, inputs, strict=False))
-        arrays = [np.ascontiguousarray(given[port.name]) for port in program.inputs]
-        outputs = run(arrays)
-        for port, found, array in zip(program.outputs, outputs, expected, strict=True):
-            difference = _difference(found, array, case)
-            if difference:
-                return f"output '{port.name}': {difference}"
+        outputs = run([np.ascontiguousarray(given[name]) for name in names])
+        for number, (found, array) in enumerate(zip(outputs, expected, strict=True)):
+            different = difference(found, array, case)
+            if different:
+                return f"output {number}: {different}"
     return ""
 
 
-def _difference(found: Any, expected: Any, case: Case) -> str:
+def difference(found: Any, expected: Any, case: Case) -> str:
+    """Empty if an output is what is expected, within the case's tolerances."""
     if (found.dtype, found.shape) != (expected.dtype, expected.shape):
         return f"{found.dtype}{list(found.shape)} instead of {expected.dtype}{list(expected.shape)}"
+    pair = [array.astype(np.float64) if _small_float(array) else array for array in (found, expected)]
     try:
-        np.testing.assert_allclose(found, expected, rtol=case.rtol, atol=case.atol)
+        np.testing.assert_allclose(*pair, rtol=case.rtol, atol=case.atol)
     except AssertionError as error:
         return re.sub(r"\s+", " ", str(error))[:200]
     return ""
 
 
-def _say(**message: Any) -> None:
-    print(json.dumps(message), flush=True)
+def _small_float(array: Any) -> bool:
+    return array.dtype.name in ("float16", "bfloat16")
 
 
-def main() -> None:
-    """Judge the named cases and print verdicts."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--target", required=True)
-    parser.add_argument("names", nargs="+")
-    arguments = parser.parse_args()
-    for verdict in verdicts([_find(name) for name in arguments.names], arguments.target):
-        _say(**asdict(verdict))
-
-
-if __name__ == "__main__":
-    main()
+def shortened(verdict: Verdict) -> Verdict:
+    """A verdict whose detail is one line."""
+    return replace(verdict, detail=" ".join(verdict.detail.split()))
