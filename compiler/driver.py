@@ -19,7 +19,7 @@ from sparsec.compiler.calibration import Calibration
 from sparsec.compiler.encoding import EncodedTensor
 from sparsec.compiler.exchange import from_qdq
 from sparsec.compiler.fidelity import Comparison
-from sparsec.compiler.golden import Golden
+from sparsec.compiler.golden import Golden, relative_error
 from sparsec.compiler.graph import dtype_of, shape_of
 from sparsec.compiler.importers import load_model
 from sparsec.compiler.instruments import Fidelity, Verify
@@ -35,8 +35,10 @@ Arrays = Mapping[str, NDArray[Any]]
 
 EXACT_PASSES = ("fold-constants", "fold-batchnorm", "fuse-layernorm")
 """Run on every model, before the recipe's passes; they lose nothing."""
-EXACT, QUANTIZED = 1e-4, 5e-2
-"""Relative error that the golden vectors allow: float32 differs in the order of sums, codes also in a rounding."""
+EXACT, QUANTIZED = 1e-4, 2e-2
+"""Relative error that the golden vectors allow at least, in float32 and with codes; see `golden_vectors`."""
+SHAKE = 1e-6
+"""Relative noise on the inputs by which a quantized model's sensitivity to rounding is measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,14 +202,33 @@ def write(program: Program, compressed: Compressed, job: Job, folder: Path) -> A
 
 
 def golden_vectors(model: ir.Model, job: Job) -> Golden:
-    """One real input if there is calibration data, else a seeded one, and what onnxruntime makes of it."""
+    """One real input if there is calibration data, else a seeded one, and what onnxruntime makes of it.
+
+    float32 results differ by the order of sums. In a quantized model such a difference now and then rounds to another
+    code, and a deep network amplifies that; so there the tolerance is three times what noise of `SHAKE` on the input
+    does to the same model in onnxruntime, if that is more than `QUANTIZED`.
+    """
     from sparsec.compiler.oracle import Oracle
 
+    oracle = Oracle(model)
     feeds = next(iter(job.calibration.feeds(model, 1))) if job.calibration else _random_inputs(model, job.seed)
+    outputs = oracle.run(feeds)
     quantized = any(
         isinstance(v.const_value, EncodedTensor) and v.const_value.codes is not None for v in _weights(model)
     )
-    return Golden(feeds, Oracle(model).run(feeds), QUANTIZED if quantized else EXACT)
+    if not quantized:
+        return Golden(feeds, outputs, EXACT)
+    generator = np.random.default_rng(job.seed)
+    shaken = [oracle.run({name: _shaken(generator, array) for name, array in feeds.items()}) for _ in range(3)]
+    errors = [relative_error(found[name], array) for found in shaken for name, array in outputs.items()]
+    return Golden(feeds, outputs, max(QUANTIZED, 3 * max(errors)))
+
+
+def _shaken(generator: np.random.Generator, array: NDArray[Any]) -> NDArray[Any]:
+    if array.dtype.kind != "f":
+        return array
+    noise: NDArray[Any] = array * (1 + SHAKE * generator.standard_normal(array.shape))
+    return noise.astype(array.dtype)
 
 
 def ignore(message: str) -> None:

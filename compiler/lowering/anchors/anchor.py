@@ -43,6 +43,12 @@ def floats(node: ir.Node) -> bool:
     return all(v is None or dtype_of(v) == "float32" for v in (*node.inputs, *node.outputs))
 
 
+def floats_data(node: ir.Node) -> bool:
+    """Whether the first input and the outputs are float32."""
+    values = [node.inputs[0], *node.outputs]
+    return all(value is not None and value.dtype == ir.DataType.FLOAT for value in values)
+
+
 def tail(region: Region, bias: Source | None) -> tuple[Epilogue, list[Source]]:
     """The epilogue of a float32 anchor: its bias, then the region's other nodes."""
     chain = Chain(shape_of(region.output), region.axis)

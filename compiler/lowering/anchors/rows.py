@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Operators along one axis or over windows, in float32: softmax, layer normalization, reductions, pooling, resize."""
+"""Operators along one axis or over windows, in float32: softmax, layer normalization, reductions, pooling."""
 
 from math import prod
 
@@ -7,7 +7,7 @@ import numpy as np
 import onnx_ir as ir
 
 from sparsec.compiler.graph import attribute, constant_of, shape_of
-from sparsec.compiler.lowering.anchors.anchor import Anchor, floats, report_plain
+from sparsec.compiler.lowering.anchors.anchor import Anchor, floats, floats_data, report_plain
 from sparsec.compiler.lowering.emitter import Emitter
 from sparsec.compiler.lowering.ops import LayerNorm, Op, Pool, Reduce, Softmax
 from sparsec.compiler.lowering.regions import Region
@@ -72,12 +72,6 @@ def _reduce_accepts(node: ir.Node) -> bool:
     """Adjacent axes only: they are one axis for the kernel."""
     axes = _axes(node)
     return bool(axes) and floats_data(node) and axes == list(range(axes[0], axes[-1] + 1))  # type: ignore[index]
-
-
-def floats_data(node: ir.Node) -> bool:
-    """Whether the first input and the outputs are float32."""
-    values = [node.inputs[0], *node.outputs]
-    return all(value is not None and value.dtype == ir.DataType.FLOAT for value in values)
 
 
 def _reduce(emitter: Emitter, region: Region) -> None:

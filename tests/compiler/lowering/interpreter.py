@@ -200,6 +200,19 @@ def _pool(spec, views):
     views[1].write(out)
 
 
+def _interpolate(spec, views):
+    op = spec.op
+    h, w = op.size
+    x = views[0].read("float32", op.channels * h * w).reshape(op.channels, h, w)
+    rows, columns = (
+        (views[i].read("int32", n), views[i + 1].read("float32", n)) for i, n in zip((1, 3), op.out_size, strict=True)
+    )
+    upper, lower = (x[:, np.minimum(rows[0] + i, h - 1)] for i in (0, 1))
+    tall = upper + rows[1][:, None] * (lower - upper)
+    left, right = (tall[:, :, np.minimum(columns[0] + i, w - 1)] for i in (0, 1))
+    views[-1].write((left + columns[1] * (right - left)).astype(np.float32))
+
+
 def _cell(spec, views):
     op = spec.op
     n = op.hidden
@@ -234,6 +247,7 @@ RUN = {
     ops.LayerNorm: _rows,
     ops.Reduce: _reduce,
     ops.Pool: _pool,
+    ops.Interpolate: _interpolate,
     ops.RecurrentCell: _cell,
 }
 

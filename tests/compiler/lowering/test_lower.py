@@ -140,6 +140,21 @@ CASES = {
     ),
     "rnn": ([node("RNN", "x w r", "y", hidden_size=4)], {"x": [3, 1, 5]}, {"w": normal(1, 4, 5), "r": normal(1, 4, 4)}),
     "fallback": ([node("Sin", "x", "s"), node("Conv", "s w")], {"x": [1, 4, 5, 5]}, {"w": normal(4, 4, 1, 1)}),
+    "resize-linear": (
+        [node("Resize", "x r s", mode="linear", coordinate_transformation_mode="align_corners")],
+        {"x": [1, 2, 5, 4]},
+        {"r": np.zeros(0, np.float32), "s": np.array([1, 1, 1.5, 2.5], np.float32)},
+    ),
+    "resize-nearest": (
+        [node("Resize", "x r s", nearest_mode="floor", coordinate_transformation_mode="asymmetric")],
+        {"x": [1, 2, 5, 4]},
+        {"r": np.zeros(0, np.float32), "s": np.array([1, 1, 2, 0.6], np.float32)},
+    ),
+    "resize-half-pixel": (
+        [node("Resize", "x r r s", mode="linear")],
+        {"x": [1, 2, 5, 4]},
+        {"r": np.zeros(0, np.float32), "s": np.array([1, 2, 9, 3])},
+    ),
     "pow": ([node("Pow", "x e")], {"x": [3, 4]}, {"e": np.array(3.0, np.float32)}),
 }  # fmt: skip
 
