@@ -35,7 +35,6 @@ from sparsec.compiler.lowering.kernel import Array, KernelSpec, Profile
 from sparsec.compiler.lowering.ops import CHANNELS, CHANNELS4, PLAIN, Convolution, Linear, Op
 
 Expr = Any
-_UNROLLED_TAPS = 9
 _SHAPES = ((8, 3), (8, 2), (8, 1), (4, 6), (4, 4), (4, 3), (4, 2), (4, 1))
 """Filters x vectors of the tiles tried."""
 
@@ -273,7 +272,8 @@ def _emit_filters(
             sums = emit.Registers(count * len(place.at), way.dtype, plan.tile.lanes)
             with emit.loop(plan.depth) as channel:
                 weights = row * plan.steps + channel * (len(plan.walk.taps) * count)
-                _emit_taps(plan, isa, way, x, w, sums, place, place.start + channel * plan.walk.plane, weights, count)
+                start = place.start + channel * plan.walk.plane
+                _emit_taps(plan, isa, way, x, w, sums, place, start, weights, count)
             accumulators = [sums[i] for i in range(len(sums))]
             width = len(place.at)
             rows = [accumulators[i : i + width] for i in range(0, len(sums), width)]

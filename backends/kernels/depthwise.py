@@ -28,7 +28,7 @@ from sparsec.backends.kernels.dot import Arithmetic, arithmetic, splats
 from sparsec.backends.kernels.epilogue import Tail
 from sparsec.backends.kernels.pad import pad_spec
 from sparsec.backends.kernels.positions import row_spans
-from sparsec.backends.kernels.product_cost import depthwise_cost
+from sparsec.backends.kernels.product_cost import DepthwiseTile, depthwise_cost
 from sparsec.backends.kernels.reference import finish_channels
 from sparsec.backends.kernels.transpose import transpose_bytes, transpose_words
 from sparsec.compiler.lowering.kernel import Array, KernelSpec, Profile
@@ -95,10 +95,20 @@ class DepthwiseKernel:
         plan = Plan.of(spec)
         rows = sum(span.count * len(span.offsets) for span in plan.rows)
         vectors = rows * sum(span.count * len(span.offsets) for span in plan.columns)
-        taps, groups = len(plan.walk.taps), len(_tap_groups(plan.op))
-        loads = len({off + dy * plan.walk.pitch for off in plan.walk.taps for dy in range(plan.tile.rows)})
-        per_row = loads / plan.tile.rows
-        return preparation_cost(plan, profile) + depthwise_cost(plan.op, vectors, taps, groups, per_row, profile)
+        return preparation_cost(plan, profile) + depthwise_cost(plan.op, vectors, _work(plan), profile)
+
+
+def _work(plan: Plan) -> DepthwiseTile:
+    """What a whole register tile does."""
+    offsets = [
+        dy * plan.walk.pitch + dx * plan.tile.lanes for dy in range(plan.tile.rows) for dx in range(plan.tile.vectors)
+    ]
+    loads = len({start + tap for start in offsets for tap in plan.walk.taps})
+    if plan.op.dtype == "float32":
+        return DepthwiseTile(len(offsets), len(plan.walk.taps), loads, 0)
+    groups = _tap_groups(plan.op)
+    shuffled = {tuple(start + plan.walk.taps[t] for t in group) for start in offsets for group in groups}
+    return DepthwiseTile(len(offsets), len(groups), loads, len(shuffled))
 
 
 def _accepts(op: Op) -> bool:

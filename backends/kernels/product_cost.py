@@ -14,12 +14,33 @@ Besides those of `sparsec.backends.kernels.cost`, with ``<dtype>`` ``float32`` o
 """
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from math import prod
 
 from sparsec.backends.kernels.cost import expression_operations
 from sparsec.backends.kernels.positions import Tile
 from sparsec.compiler.lowering.kernel import Profile
 from sparsec.compiler.lowering.ops import Convolution, Epilogue
+
+_SPILLED_DOTS = 1.25
+"""Slowdown of a depthwise tile of codes whose sums do not fit the registers."""
+
+
+@dataclass(frozen=True, slots=True)
+class DepthwiseTile:
+    """Work of one register tile of a depthwise convolution.
+
+    Attributes:
+        vectors: Vectors of positions.
+        steps: Multiply-accumulates for each of them (and each channel of a word): taps, or groups of four taps.
+        loads: Operand vectors loaded.
+        shuffled: Quadruples of vectors transposed, for codes.
+    """
+
+    vectors: int
+    steps: int
+    loads: int
+    shuffled: int
 
 
 def step_us(dtype: str, rows: int, vectors: int, profile: Profile, splats: bool = True) -> float:
@@ -96,26 +117,28 @@ def rowwise_cost(
     return profile["call_us"] + max(compute, nbytes / profile["bytes_per_us"]) + finish
 
 
-def depthwise_cost(op: Convolution, vectors: float, taps: int, groups: int, loads: float, profile: Profile) -> float:
+def depthwise_cost(op: Convolution, vectors: float, tile: DepthwiseTile, profile: Profile) -> float:
     """Microseconds of a depthwise convolution.
 
     Args:
         op: The convolution.
-        vectors: Vectors of positions that are computed for each channel, tails included.
-        taps: Of the kernel.
-        groups: Groups of up to four taps, for codes.
-        loads: Operand vectors loaded for each vector computed.
+        vectors: Vectors of positions that are computed for each channel (or word of four), tails included.
+        tile: What one register tile does.
         profile: Of the machine.
     """
     words = -(-op.filters // 4) if op.dtype == "uint8" else op.filters
     moved = 4 * words * (op.size[0] * op.size[1] + op.out_size[0] * op.out_size[1]) / profile["bytes_per_us"]
+    loads = tile.loads * profile["load_macs"] * mac_us("float32", profile)
     if op.dtype == "uint8":
-        shuffles = (8 * loads * groups / taps + 8) * profile["vector_lanes"] / profile["float32_ops_per_us"]
-        each = 4 * groups * mac_us("uint8", profile) + shuffles + epilogue_us(op.epilogue, 4, profile)
+        spills = _SPILLED_DOTS if 4 * tile.vectors > profile["vector_registers"] else 1.0
+        dots = 4 * tile.steps * tile.vectors * mac_us("uint8", profile) * spills
+        shuffles = 8 * (tile.shuffled + tile.vectors) * profile["vector_lanes"] / profile["float32_ops_per_us"]
+        work = dots + shuffles + epilogue_us(op.epilogue, 4 * tile.vectors, profile)
     else:
-        macs = max(taps, loads * profile["load_macs"])
-        each = macs * mac_us("float32", profile) + epilogue_us(op.epilogue, 1, profile)
-    return profile["call_us"] + max(words * vectors * each, moved)
+        kept = tile.steps + tile.vectors + 2 <= profile["vector_registers"]
+        loads += 0 if kept else tile.steps * profile["load_macs"] * mac_us("float32", profile)
+        work = tile.steps * tile.vectors * mac_us("float32", profile) + epilogue_us(op.epilogue, tile.vectors, profile)
+    return profile["call_us"] + max(words * vectors / tile.vectors * (work + loads), moved)
 
 
 def sparse_cost(

@@ -38,6 +38,7 @@ from sparsec.compiler.lowering.ops import Op
 Expr = Any
 _VECTORS = {8: (3, 2, 1), 4: (6, 4, 3, 2, 1), 2: (6, 4, 3), 1: (8, 4)}
 """Vectors of positions tried, by rows of a block."""
+_NARROW = 4
 _STORED = 4
 """Filters that are finished together where codes come in words."""
 
@@ -64,7 +65,7 @@ class SparseKernel:
         depth = -(-turned.channels // 4) if turned.dtype == "uint8" else turned.channels
         taps = turned.kernel[0] * turned.kernel[1]
         source, target = layouts(op)
-        for grid in grids(pattern, turned.dtype, taps, depth):
+        for grid in _grids(pattern, turned.dtype, taps, depth, lanes):
             shapes = [(grid.rows, vectors) for vectors in _VECTORS[grid.rows]]
             for _, down, across, wide in dict.fromkeys((0, *tile[1:]) for tile in tiles(op, lanes, shapes)):
                 tile = (grid.rows, down, across, wide, grid.steps)
@@ -108,6 +109,12 @@ class SparseKernel:
         count = grid.count(_elements(plan, weight))
         price = sparse_cost(plan.op, plan_tiles(plan), (grid.rows, grid.steps), count, profile)
         return preparation_cost(plan, profile) + price
+
+
+def _grids(pattern: str, dtype: str, taps: int, depth: int, lanes: int) -> list[Grid]:
+    """Blocks to try. WebAssembly is compiled to worse code where a turn of the loop takes several steps."""
+    found = grids(pattern, dtype, taps, depth)
+    return [Grid(grid.rows, 1) for grid in found] if lanes == _NARROW else found
 
 
 def _grid(spec: KernelSpec) -> Grid:
