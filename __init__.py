@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """sparsec: compress a trained network and compile it, ahead of time, to sparse kernels for one target."""
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from sparsec.compiler.target import Target
 
 __version__ = "0.1.0"
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # set before onnxruntime is first imported: no network at run time
 
 _HOME = {
     "Artifact": "sparsec.compiler.artifact",

@@ -27,10 +27,11 @@ def inspect_command(path: Path, shapes: Mapping[str, tuple[int, ...]], as_json: 
 
 def _artifact(path: Path, shapes: Mapping[str, tuple[int, ...]], as_json: bool) -> None:
     from sparsec.compiler.load import load
-    from sparsec.compiler.report import LAYER_KEYS
+    from sparsec.compiler.report import LAYER_KEYS, check
 
     artifact = load(path)
     report, manifest = artifact.report(), artifact.manifest
+    check(report, str(path))
     layers = [{key: layer[key] for key in LAYER_KEYS} for layer in report["layers"]]
     sizes = {"code_bytes": manifest.code_bytes, "weight_bytes": manifest.weight_bytes}
     if as_json:

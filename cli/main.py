@@ -28,13 +28,13 @@ class Program(click.Group):
 
         Args:
             args: Without the program's name; None for those of the process.
-            prog_name: For messages.
+            prog_name: Not used: the program is always called sparsec.
             **extra: Settings of the context, as click's test runner gives them.
         """
         words, settings = list(sys.argv[1:] if args is None else args), Settings()
 
         def work() -> None:
-            with self.make_context(prog_name or "sparsec", words, obj=settings, **extra) as context:
+            with self.make_context("sparsec", words, obj=settings, **extra) as context:
                 self.invoke(context)
 
         sys.exit(guarded(work, settings))

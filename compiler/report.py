@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import onnx_ir as ir
 
+from sparsec.compiler.errors import ArtifactError
 from sparsec.compiler.fidelity import Comparison
 from sparsec.compiler.lowering.program import LayerChoice, Program
 from sparsec.compiler.pass_manager import Step
@@ -92,6 +93,39 @@ def verdict(layer: LayerChoice) -> str:
     if layer.refused:
         return "refused"
     return "sparse" if layer.pattern != "dense" else "dense"
+
+
+def check(report: Mapping[str, Any], place: str) -> None:
+    """Check the parts of a report from disk that `sparsec inspect` shows.
+
+    Raises:
+        ArtifactError: Naming the part that is missing or of another type.
+    """
+    for part, items, types in (("layers", report.get("layers"), _LAYER), ("steps", report.get("steps"), _STEP)):
+        _expect(isinstance(items, list), place, part)
+        for number, item in enumerate(items or ()):
+            for key, kind in types.items():
+                _expect(isinstance(item, dict) and isinstance(item.get(key), kind), place, f"{part}[{number}].{key}")
+    for number, step in enumerate(report["steps"]):
+        for found in step["fidelity"].values():
+            for key in ("relative_error", "sqnr_db", "top1"):
+                fits = isinstance(found, dict) and isinstance(found.get(key), float | int | None)
+                _expect(fits, place, f"steps[{number}].fidelity")
+
+
+_NUMBER = (float, int, type(None))
+_LAYER: Mapping[str, Any] = {
+    **dict.fromkeys(("name", "op", "pattern", "kernel", "refused"), str),
+    **dict.fromkeys(("price", "rival_price"), _NUMBER),
+    **dict.fromkeys(("density", "bytes"), (float, int)),
+}
+_STEP: Mapping[str, Any] = {"text": str, "changed": bool, "fidelity": dict}
+
+
+def _expect(fits: bool, place: str, part: str) -> None:
+    if not fits:
+        msg = f"Artifact '{place}': file 'report.json' is damaged at '{part}'. Compile the model again."
+        raise ArtifactError(msg)
 
 
 def finite(value: Any) -> Any:

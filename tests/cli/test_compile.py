@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+import json
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+
+from tests.cli.conftest import names
+
+PRUNE = "prune-blocks{rows=4 cols=4 density=0.25 min_weights=1}"
+TWO = ("compile", "two.onnx", "--target", "host")
+
+
+@pytest.fixture
+def sparse(model, here, samples, sparsec):
+    """Compiled with half of the blocks gone, and what was printed."""
+    np.savez(here / "samples.npz", x=samples)
+    done = sparsec(*TWO, "--pass", PRUNE, "--calibration", "samples.npz", "-o", "out")
+    assert done.exit_code == 0, done.stderr
+    return done
+
+
+def test_the_table_says_what_was_gained_and_lost(sparse):
+    lines = {line.split()[0]: line for line in sparse.stdout.splitlines() if line.split()}
+    assert {"weights", "multiply-adds", "zeros", "code", "layers", "predicted", "fidelity", "artifact"} <= lines.keys()
+    assert lines["artifact"].split()[-1] == "out"
+    assert "'y' relative error" in lines["fidelity"]
+    assert "set to 1" in lines["note"] or "batch" in lines["note"]
+    assert sparse.stderr == ""
+
+
+def test_the_artifact_runs_and_its_report_agrees(sparse, sparsec):
+    assert sparsec("verify", "out").exit_code == 0
+    found = json.loads(sparsec("inspect", "out", "--json").stdout)
+    assert [layer["pattern"] for layer in found["layers"]] == ["block(4x4)", "block(4x4)"]
+    assert all(layer["density"] == pytest.approx(0.25) for layer in found["layers"])
+
+
+def test_it_holds_a_page_that_loads_nothing(sparse, here):
+    page = (here / "out" / "report.html").read_text()
+    assert "first" in page
+    assert not any(word in page for word in ("<script", "http://", "https://", "src=", "@import", "url("))
+
+
+def test_default_folder_json_and_quiet(model, here, sparsec):
+    done = sparsec(*TWO, "--json", "--name", "Net 2")
+    data = json.loads(done.stdout)
+    assert data["artifact"].startswith("net_2-")
+    assert names(here) == [data["artifact"], "two.onnx"]
+    assert data["before"]["parameters"] == 16 * 32 + 32 * 8
+    assert data["weight_bytes"] == (here / data["artifact"] / "weights.bin").stat().st_size
+    again = sparsec(*TWO, "--quiet", "--name", "Net 2")
+    assert (again.exit_code, again.stdout, again.stderr) == (0, "", "")
+
+
+def test_emit_onnx_writes_a_model_that_runs(model, here, samples, sparsec):
+    done = sparsec(*TWO, "--pass", PRUNE, "--emit", "onnx", "-o", "sparse.onnx", "--json")
+    assert done.exit_code == 0, done.stderr
+    assert json.loads(done.stdout)["onnx"] == "sparse.onnx"
+    zeros = [(onnx.numpy_helper.to_array(w) == 0).mean() for w in onnx.load("sparse.onnx").graph.initializer]
+    assert min(zeros) == pytest.approx(0.75)
+    assert ort.InferenceSession("sparse.onnx").run(None, {"x": samples[:1]})[0].shape == (1, 8)
+
+
+def test_emit_program_is_one_page_on_stdout(model, here, sparsec):
+    done = sparsec(*TWO, "--emit", "program")
+    assert done.exit_code == 0, done.stderr
+    assert done.stdout.startswith("program two: arena")
+    assert names(here) == ["two.onnx"]
+
+
+@pytest.mark.parametrize(("kind", "says"), [("tir", "T."), ("llvm", "define "), ("asm", ".text")])
+def test_emit_text_shows_a_stage(kind, says, model, here, sparsec):
+    done = sparsec(*TWO, "--emit", kind, "-o", "stage.txt")
+    assert done.exit_code == 0, done.stderr
+    assert done.stdout == ""
+    assert says in (here / "stage.txt").read_text()
+    assert names(here) == ["stage.txt", "two.onnx"]
+
+
+def test_the_same_request_gives_the_same_bytes(model, here, compiled, sparsec):
+    assert sparsec(*TWO, "-o", "again").exit_code == 0
+    for path in compiled.iterdir():
+        assert (here / "again" / path.name).read_bytes() == path.read_bytes(), path.name
+
+
+def test_an_artifact_of_the_same_model_is_replaced(sparse, here, sparsec):
+    assert sparsec(*TWO, "-o", "out").exit_code == 0
+    assert json.loads(sparsec("inspect", "out", "--json").stdout)["layers"][0]["density"] == pytest.approx(0.5)
