@@ -105,14 +105,19 @@ def check(report: Mapping[str, Any], place: str) -> None:
         _expect(isinstance(items, list), place, part)
         for number, item in enumerate(items or ()):
             for key, kind in types.items():
-                _expect(isinstance(item, dict) and isinstance(item.get(key), kind), place, f"{part}[{number}].{key}")
+                _expect(
+                    isinstance(item, dict) and isinstance(item.get(key, _MISSING), kind),
+                    place,
+                    f"{part}[{number}].{key}",
+                )
     for number, step in enumerate(report["steps"]):
         for found in step["fidelity"].values():
             for key in ("relative_error", "sqnr_db", "top1"):
-                fits = isinstance(found, dict) and isinstance(found.get(key), float | int | None)
+                fits = isinstance(found, dict) and isinstance(found.get(key, _MISSING), _NUMBER)
                 _expect(fits, place, f"steps[{number}].fidelity")
 
 
+_MISSING = object()
 _NUMBER = (float, int, type(None))
 _LAYER: Mapping[str, Any] = {
     **dict.fromkeys(("name", "op", "pattern", "kernel", "refused"), str),
