@@ -76,6 +76,15 @@ def _check_split(where: str, node: onnx.NodeProto) -> None:
             raise ModelError(msg)
 
 
+def _check_text(where: str, attribute: onnx.AttributeProto) -> None:
+    try:
+        for text in (attribute.s, *attribute.strings):
+            text.decode()
+    except UnicodeDecodeError as error:
+        msg = f"{where}: its attribute {attribute.name!r} is no UTF-8 text."
+        raise ModelError(msg) from error
+
+
 def _check_attributes(where: str, node: onnx.NodeProto, schema: defs.OpSchema) -> None:
     known: dict[str, Any] = dict(schema.attributes)
     present = {attribute.name for attribute in node.attribute}
@@ -89,6 +98,7 @@ def _check_attributes(where: str, node: onnx.NodeProto, schema: defs.OpSchema) -
         if attribute.type != int(known[attribute.name].type.value):
             msg = f"{where}: its attribute {attribute.name!r} is of the wrong type."
             raise ModelError(msg)
+        _check_text(where, attribute)
     for name, expected in known.items():
         if expected.required and name not in present:
             msg = f"{where}: its attribute {name!r} is missing."

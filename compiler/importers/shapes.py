@@ -11,7 +11,7 @@ from onnx import shape_inference
 
 from sparsec.compiler.errors import ModelError, UnsupportedError
 from sparsec.compiler.importers.light import light_proto
-from sparsec.compiler.importers.limits import MAX_SHAPE_ELEMENTS, MAX_TENSOR_BYTES
+from sparsec.compiler.importers.limits import MAX_TENSOR_BYTES, MAX_VECTOR_ELEMENTS
 from sparsec.compiler.importers.shape_rules import complete_shapes
 
 Reporter = Callable[[str], None]
@@ -39,7 +39,11 @@ def pin_inputs(model: ir.Model, shapes: Mapping[str, Sequence[int]] | None, repo
         raise ModelError(msg)
     symbols = _bind_symbols(model.graph.inputs, wanted)
     for value in model.graph.inputs:
-        value.shape = ir.Shape(_static_dims(value, wanted.get(str(value.name)), symbols, reporter))
+        dims = _static_dims(value, wanted.get(str(value.name)), symbols, reporter)
+        if value.dtype is None or math.prod(dims) * value.dtype.itemsize > MAX_TENSOR_BYTES:
+            msg = f"Input {value.name!r} of shape {_text(dims)} is larger than {MAX_TENSOR_BYTES} bytes."
+            raise ModelError(msg)
+        value.shape = ir.Shape(dims)
 
 
 def _quoted(names: Sequence[str]) -> str:
@@ -144,7 +148,7 @@ def infer_shapes(model: ir.Model) -> str | None:
         What strict inference objected to, if it did; shapes that could be found are set all the same.
     """
     proto, _ = light_proto(model)
-    by_value = _longest_vector(proto) <= MAX_SHAPE_ELEMENTS
+    by_value = _vector_elements(proto) <= MAX_VECTOR_ELEMENTS
     objection = None
     try:
         inferred = shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=by_value)
@@ -156,18 +160,11 @@ def infer_shapes(model: ir.Model) -> str | None:
     return objection
 
 
-def _longest_vector(proto: onnx.ModelProto) -> int:
-    """The longest vector that joining or repeating makes: following it by value could cost all memory."""
-    if not any(node.op_type in ("Concat", "Tile", "Expand") for node in proto.graph.node):
-        return 0
-    makers = {name for n in proto.graph.node if n.op_type in ("Concat", "Tile", "Expand") for name in n.output}
-    inferred = shape_inference.infer_shapes(proto, data_prop=False)
-    lengths = [
-        info.type.tensor_type.shape.dim[0].dim_value
-        for info in inferred.graph.value_info
-        if info.name in makers and len(info.type.tensor_type.shape.dim) == 1
-    ]
-    return max(lengths, default=0)
+def _vector_elements(proto: onnx.ModelProto) -> int:
+    """The elements of all vectors: inference by value makes an object of each, whatever the vector is for."""
+    inferred = shape_inference.infer_shapes(proto, data_prop=False).graph
+    shapes = [info.type.tensor_type.shape.dim for info in (*inferred.input, *inferred.value_info, *inferred.output)]
+    return sum(max(dims[0].dim_value, 0) for dims in shapes if len(dims) == 1)
 
 
 def _merge(graph: ir.Graph, inferred: onnx.GraphProto) -> None:

@@ -114,3 +114,14 @@ def test_lstm_without_its_first_output(parse: Parse, import_same: Callable[..., 
     text = """g (float[3,1,2] x, float[1,8,2] w, float[1,8,2] r) => (float[1,1,2] h, float[1,1,2] c)
     { , h, c = LSTM <hidden_size = 2> (x, w, r) }"""
     assert shapes_of(import_same(parse(text)))[-2:] == [[1, 1, 2], [1, 1, 2]]
+
+
+@pytest.mark.parametrize("size", [2**28, 2**29, 2**40, 2**62])
+def test_huge_input_costs_nothing(parse: Parse, size: int) -> None:
+    """Inference by value would make an object of each element."""
+    model = parse(f"g (float[{size}] x) => (float[{size}] y) {{ y = Add(x, x) }}")
+    if size < 2**29:
+        assert shapes_of(load_onnx(model)) == [[size], [size]]
+    else:
+        with pytest.raises(ModelError, match=f"'x' of shape {size} is larger than"):
+            load_onnx(model)

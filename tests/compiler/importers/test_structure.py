@@ -38,6 +38,7 @@ def node(op_type: str, reads: str, writes: str, **attributes: object) -> onnx.No
         ([node("Relu", "x x", "y")], "has 2 inputs"),
         ([node("Relu", "x", "y", alpha=1.0)], "unknown attribute 'alpha'"),
         ([node("Softmax", "x", "y", axis=1.5)], "'axis' is of the wrong type"),
+        ([node("DepthToSpace", "x", "y", blocksize=1, mode=b"\xff")], "attribute 'mode' is no UTF-8 text"),
         ([node("Cast", "x", "y")], "attribute 'to' is missing"),
         ([node("Split", "x", "y z")], "Operator 'Split', node 'y'"),
     ],
