@@ -7,7 +7,7 @@ stays in the first-level cache while all filters pass over it. A padded or strid
 the `Pad` op (see `prepare`), in which every tap is a constant offset.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
@@ -35,6 +35,8 @@ from sparsec.compiler.lowering.kernel import Array, KernelSpec, Profile
 from sparsec.compiler.lowering.ops import CHANNELS, CHANNELS4, PLAIN, Convolution, Linear, Op
 
 Expr = Any
+_NARROW = 4
+_UNROLLED_TAPS = 9
 _SHAPES = ((8, 3), (8, 2), (8, 1), (4, 6), (4, 4), (4, 3), (4, 2), (4, 1))
 """Filters x vectors of the tiles tried."""
 
@@ -117,6 +119,12 @@ class Plan:
         return pad.out_elements if pad else channels * prod(self.op.size)
 
     @property
+    def places(self) -> Array:
+        """Where each step's operand lies, from a tile's start: int32 [channel x tap]."""
+        places = np.arange(self.depth)[:, None] * self.walk.plane + np.asarray(self.walk.taps)
+        return np.asarray(places.ravel(), np.int32)
+
+    @property
     def tail_parameters(self) -> list[tuple[str, int]]:
         """Of the epilogue and the output."""
         words = -(-self.op.filters // 4) * self.positions
@@ -147,6 +155,8 @@ class ConvolutionKernel:
 
     def candidates(self, op: Op, pattern: str, lanes: int) -> Iterable[KernelSpec]:
         """Dense specs with register tiles that fit the op's shape."""
+        if is_depthwise(op):
+            return
         source, target = layouts(op)
         for tile in tiles(op, lanes):
             yield KernelSpec(self.family, op, "dense", tile, (source,), target)
@@ -160,20 +170,23 @@ class ConvolutionKernel:
         """The TIR PrimFunc."""
         plan = Plan.of(spec)
         way = arithmetic(isa, plan.op.dtype)
-        weights = (way.dtype, plan.op.filters * plan.steps)
+        constants = [(way.dtype, plan.op.filters * plan.steps)] + [("int32", plan.steps)] * _is_indexed(plan)
 
         def body(x: Expr, w: Expr, *rest: Expr) -> None:
-            tail = Tail(plan.op.epilogue, rest[:-1], rest[-1])
-            emit_places(plan, lambda group, place: _emit_filters(plan, isa, way, x, w, tail, group, place))
+            operands = rest[len(constants) - 1 : -1]
+            streams = Streams(x, w, rest[0] if len(constants) > 1 else None)
+            tail = Tail(plan.op.epilogue, operands, rest[-1])
+            emit_places(plan, lambda group, place: _emit_filters(plan, isa, way, streams, tail, group, place))
 
-        return emit.function([(way.dtype, plan.operand_elements), weights, *plan.tail_parameters], body)
+        return emit.function([(way.dtype, plan.operand_elements), *constants, *plan.tail_parameters], body)
 
     def pack(self, spec: KernelSpec, weight: Array) -> Sequence[Array]:
-        """Weights as [group][panel of filters][channel][tap][filter]."""
+        """Weights as [group][panel of filters][channel][tap][filter]; where each step's operand lies, if indexed."""
         plan = Plan.of(spec)
         elements = packing.words(_rows(plan, weight), plan.op.dtype)
         groups = elements.reshape(plan.op.groups, plan.filters, -1)
-        return (np.concatenate([packing.panels(group, plan.tile.filters) for group in groups]),)
+        weights = np.concatenate([packing.panels(group, plan.tile.filters) for group in groups])
+        return (weights, plan.places) if _is_indexed(plan) else (weights,)
 
     def reference(self, spec: KernelSpec, weight: Array | None, *operands: Array) -> Array:
         """The same from the prepared operand."""
@@ -208,6 +221,13 @@ def tiles(op: Op, lanes: int, shapes: Sequence[tuple[int, int]] = _SHAPES) -> It
             down = 1 if flat else max(1, min(vectors // across, height))
             found.add((min(filters, _rounded(convolution)), down, across, wide))
     yield from sorted(found)
+
+
+def is_depthwise(op: Op) -> bool:
+    """Whether the `depthwise` family computes the op: a filter for each channel, or several in float32."""
+    if not isinstance(op, Convolution) or op.groups == 1 or op.groups != op.channels:
+        return False
+    return op.dtype == "float32" or op.filters == op.channels
 
 
 def regrouped(op: Convolution) -> Convolution:
@@ -261,8 +281,27 @@ def place_of(plan: Plan, group: Expr, ys: Span, y: Expr, xs: Span, x: Expr) -> P
     return Place(start, offsets, at, valid)
 
 
+@dataclass(frozen=True, slots=True)
+class Streams:
+    """What the inner loop reads: the operand, the weights, and where each step's operand lies, if that is indexed."""
+
+    x: Expr
+    weights: Expr
+    places: Expr | None
+
+
+def _is_indexed(plan: Plan) -> bool:
+    """Whether the inner loop takes one step a turn and reads where its operand lies.
+
+    Otherwise all taps of a channel are in one turn. Compilers to WebAssembly put the sums of such a turn into one
+    expression, which needs more registers than there are; and many taps make long code.
+    """
+    taps = len(plan.walk.taps)
+    return taps > _UNROLLED_TAPS or (taps > 1 and plan.tile.lanes <= _NARROW)
+
+
 def _emit_filters(
-    plan: Plan, isa: Isa, way: Arithmetic, x: Expr, w: Expr, tail: Tail, group: Expr, place: Place
+    plan: Plan, isa: Isa, way: Arithmetic, streams: Streams, tail: Tail, group: Expr, place: Place
 ) -> None:
     """All filters of a group over one tile of positions."""
     for span in plan.panels:
@@ -270,23 +309,26 @@ def _emit_filters(
         with emit.loop(span.count) as panel:
             row = group * plan.filters + span.start + panel * span.step
             sums = emit.Registers(count * len(place.at), way.dtype, plan.tile.lanes)
-            with emit.loop(plan.depth) as channel:
-                weights = row * plan.steps + channel * (len(plan.walk.taps) * count)
-                start = place.start + channel * plan.walk.plane
-                _emit_taps(plan, isa, way, x, w, sums, place, start, weights, count)
+            for at, weights in _steps(plan, streams, place, row * plan.steps, count):
+                emit_step(isa, way, streams.x, at, streams.weights, weights, sums, plan.tile.lanes)
             accumulators = [sums[i] for i in range(len(sums))]
             width = len(place.at)
             rows = [accumulators[i : i + width] for i in range(0, len(sums), width)]
             tail.store_channels(rows, row, plan.positions, place.at, place.valid)
 
 
-def _emit_taps(
-    plan: Plan, isa: Isa, way: Arithmetic, x: Expr, w: Expr, sums: emit.Registers, place: Place,
-    start: Expr, weights: Expr, count: int,
-) -> None:  # fmt: skip
-    for t, tap in enumerate(plan.walk.taps):
-        at = [start + tap + offset for offset in place.offsets]
-        emit_step(isa, way, x, at, w, weights + t * count, sums, plan.tile.lanes)
+def _steps(plan: Plan, streams: Streams, place: Place, first: Expr, count: int) -> Iterator[tuple[list[Expr], Expr]]:
+    """Inside the inner loop, for each step of a turn: where its vectors and its weights lie."""
+    taps = plan.walk.taps
+    if streams.places is not None:
+        with emit.loop(plan.steps) as step:
+            start = emit.bind(place.start + streams.places[step])
+            yield [start + offset for offset in place.offsets], first + step * count
+        return
+    with emit.loop(plan.depth) as channel:
+        start = place.start + channel * plan.walk.plane
+        for t, tap in enumerate(taps):
+            yield [start + tap + offset for offset in place.offsets], first + (channel * len(taps) + t) * count
 
 
 def emit_step(

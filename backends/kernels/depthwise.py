@@ -19,6 +19,7 @@ from sparsec.backends.kernels.convolution import (
     Place,
     Plan,
     as_convolution,
+    is_depthwise,
     layouts,
     place_of,
     preparation_cost,
@@ -47,7 +48,7 @@ class DepthwiseKernel:
 
     def candidates(self, op: Op, pattern: str, lanes: int) -> Iterable[KernelSpec]:
         """Dense specs whose tile is (1, rows, vectors, lanes)."""
-        if not _accepts(op):
+        if not is_depthwise(op):
             return
         source, target = layouts(op)
         for tile in sorted(_tiles(op, lanes)):
@@ -109,12 +110,6 @@ def _work(plan: Plan) -> DepthwiseTile:
     groups = _tap_groups(plan.op)
     shuffled = {tuple(start + plan.walk.taps[t] for t in group) for start in offsets for group in groups}
     return DepthwiseTile(len(offsets), len(groups), loads, len(shuffled))
-
-
-def _accepts(op: Op) -> bool:
-    if not isinstance(op, Convolution) or op.groups == 1 or op.groups != op.channels:
-        return False
-    return op.dtype == "float32" or op.filters == op.channels
 
 
 def _grouped(op: Convolution) -> bool:

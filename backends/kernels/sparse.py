@@ -9,8 +9,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from sparsec.backends.isa import Isa
 from sparsec.backends.kernels import emit, packing
 from sparsec.backends.kernels.blocks import Grid, Packed, grids, pack
@@ -129,8 +127,7 @@ def _elements(plan: Plan, weight: Array) -> Array:
 
 def _packed(spec: KernelSpec, weight: Array) -> Packed:
     plan = Plan.of(spec)
-    places = np.arange(plan.depth)[:, None] * plan.walk.plane + np.asarray(plan.walk.taps)
-    return pack(_elements(plan, weight), _grid(spec), places.astype(np.int32).ravel())
+    return pack(_elements(plan, weight), _grid(spec), plan.places)
 
 
 def _emit_panels(
