@@ -57,7 +57,7 @@ def _reshape(node: ir.Node) -> str | None:
 def _grouped(node: ir.Node) -> str | None:
     channels, weight = _dims(node.inputs[0])[1], _dims(node.inputs[1])
     group = node.attributes.get_int("group", 1)
-    split, whole = (weight[0], weight[1]) if node.op_type == "ConvTranspose" else (weight[1] * group, weight[0])
+    split, whole = (weight[0], weight[1] * group) if node.op_type == "ConvTranspose" else (weight[1] * group, weight[0])
     if group >= 1 and channels == split and channels % group == 0 and whole % (group or 1) in (0, whole):
         return None
     return f"has {channels} input channels, {group} groups and a weight of shape {weight}, which do not fit"

@@ -10,7 +10,16 @@ import onnx_ir as ir
 from sparsec.compiler.errors import UnsupportedError
 from sparsec.compiler.graph import constant_of, itemsize, shape_of
 from sparsec.compiler.importers.finish import expand_function_ops
-from sparsec.compiler.lowering.anchors import convolution, elementwise, movement, products, recurrent, resize, rows
+from sparsec.compiler.lowering.anchors import (
+    convolution,
+    elementwise,
+    movement,
+    products,
+    recurrent,
+    resize,
+    rows,
+    transposed,
+)
 from sparsec.compiler.lowering.anchors.anchor import Anchor, report_plain
 from sparsec.compiler.lowering.codes import codes_behind, quantizer
 from sparsec.compiler.lowering.elementwise import RULES, is_elementwise
@@ -21,7 +30,13 @@ from sparsec.compiler.lowering.program import Program, Ref
 from sparsec.compiler.lowering.regions import Region, form
 
 ANCHORS: dict[str, Anchor] = (
-    convolution.ANCHORS | products.ANCHORS | rows.ANCHORS | resize.ANCHORS | movement.ANCHORS | recurrent.ANCHORS
+    convolution.ANCHORS
+    | products.ANCHORS
+    | rows.ANCHORS
+    | resize.ANCHORS
+    | transposed.ANCHORS
+    | movement.ANCHORS
+    | recurrent.ANCHORS
 )
 """Operators with kernels of their own."""
 

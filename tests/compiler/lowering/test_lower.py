@@ -155,6 +155,16 @@ CASES = {
         {"x": [1, 2, 5, 4]},
         {"r": np.zeros(0, np.float32), "s": np.array([1, 2, 9, 3])},
     ),
+    "conv-transpose": (
+        [node("ConvTranspose", "x w b", strides=[2, 3], pads=[1, 0, 1, 1], output_padding=[1, 0], group=2)],
+        {"x": [2, 4, 3, 5]},
+        {"w": normal(4, 3, 4, 3), "b": normal(6)},
+    ),
+    "conv-transpose-whole": (
+        [node("ConvTranspose", "x w", strides=[2, 2])],
+        {"x": [1, 3, 3, 4]},
+        {"w": normal(3, 2, 2, 2)},
+    ),
     "pow": ([node("Pow", "x e")], {"x": [3, 4]}, {"e": np.array(3.0, np.float32)}),
 }  # fmt: skip
 
