@@ -28,7 +28,7 @@ from sparsec.backends.kernels.convolution import (
 from sparsec.backends.kernels.dot import Arithmetic, arithmetic, splats
 from sparsec.backends.kernels.epilogue import Tail
 from sparsec.backends.kernels.pad import pad_spec
-from sparsec.backends.kernels.positions import row_spans
+from sparsec.backends.kernels.positions import Span, computed, covering, row_spans
 from sparsec.backends.kernels.product_cost import DepthwiseTile, depthwise_cost
 from sparsec.backends.kernels.reference import finish_channels
 from sparsec.backends.kernels.transpose import transpose_bytes, transpose_words
@@ -94,8 +94,7 @@ class DepthwiseKernel:
     def cost(self, spec: KernelSpec, weight: Array | None, profile: Profile) -> float:
         """From the vectors computed, tails included."""
         plan = Plan.of(spec)
-        rows = sum(span.count * len(span.offsets) for span in plan.rows)
-        vectors = rows * sum(span.count * len(span.offsets) for span in plan.columns)
+        vectors = computed([_rows(plan)]) * computed(plan.columns)
         return preparation_cost(plan, profile) + depthwise_cost(plan.op, vectors, _work(plan), profile)
 
 
@@ -110,6 +109,10 @@ def _work(plan: Plan) -> DepthwiseTile:
     groups = _tap_groups(plan.op)
     shuffled = {tuple(start + plan.walk.taps[t] for t in group) for start in offsets for group in groups}
     return DepthwiseTile(len(offsets), len(groups), loads, len(shuffled))
+
+
+def _rows(plan: Plan) -> Span:
+    return covering(plan.walk.rows, plan.tile.rows)
 
 
 def _grouped(op: Convolution) -> bool:
@@ -145,13 +148,13 @@ def _emit_places(plan: Plan, body: Callable[[Expr, Place, int], None]) -> None:
     for span in row_spans(plan.op.filters, step):
         with emit.loop(span.count) as i:
             channel = span.start + i * span.step
-            for ys in plan.rows:
-                with emit.loop(ys.count) as iy:
-                    y = ys.start + emit.clamped(iy, ys.step, ys.last - ys.start)
-                    for xs in plan.columns:
-                        with emit.loop(xs.count) as ix:
-                            x = xs.start + emit.clamped(ix, xs.step, xs.last - xs.start)
-                            body(channel, place_of(plan, 0, ys, y, xs, x), len(span.offsets))
+            ys = _rows(plan)
+            with emit.loop(ys.count) as iy:
+                y = emit.clamped(iy, ys.step, ys.last)
+                for xs in plan.columns:
+                    with emit.loop(xs.count) as ix:
+                        x = xs.start + emit.clamped(ix, xs.step, xs.last - xs.start)
+                        body(channel, place_of(plan, 0, ys, y, xs, x), len(span.offsets))
 
 
 def _emit_floats(

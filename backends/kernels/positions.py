@@ -42,13 +42,19 @@ def spans(extent: int, size: int, unit: int = 1) -> list[Span]:
     """
     step = size * unit
     full, rest = divmod(extent, step)
-    whole = tuple(range(0, step, unit))
-    if not rest or (full and (step - rest) * _OVERLAP < extent):
-        return [Span(0, -(-extent // step), step, extent - step, whole)]
     vectors = -(-rest // unit)
+    if not rest or (full and (vectors == size or (step - rest) * _OVERLAP < extent)):
+        return [covering(extent, size, unit)]
+    whole = tuple(range(0, step, unit))
     start = max(extent - vectors * unit, 0)
     tail = Span(start, 1, 0, start, tuple(min(v * unit, extent - unit - start) for v in range(vectors)))
     return [Span(0, full, step, (full - 1) * step, whole), tail] if full else [tail]
+
+
+def covering(extent: int, size: int, unit: int = 1) -> Span:
+    """Cover at least one tile's elements by whole tiles alone, the last of which may overlap: the shortest code."""
+    step = size * unit
+    return Span(0, -(-extent // step), step, extent - step, tuple(range(0, step, unit)))
 
 
 def open_spans(extent: int, size: int, unit: int) -> list[Span]:
