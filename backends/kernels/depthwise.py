@@ -15,19 +15,11 @@ from tvm import tirx
 
 from sparsec.backends.isa import Isa
 from sparsec.backends.kernels import emit, vector
-from sparsec.backends.kernels.convolution import (
-    Place,
-    Plan,
-    as_convolution,
-    is_depthwise,
-    layouts,
-    place_of,
-    preparation_cost,
-    sums_of,
-)
+from sparsec.backends.kernels.convolution import Place, place_of
 from sparsec.backends.kernels.dot import Arithmetic, arithmetic, splats
 from sparsec.backends.kernels.epilogue import Tail
 from sparsec.backends.kernels.pad import pad_spec
+from sparsec.backends.kernels.plan import Plan, as_convolution, is_depthwise, layouts, preparation_cost, sums_of
 from sparsec.backends.kernels.positions import Span, computed, covering, row_spans
 from sparsec.backends.kernels.product_cost import DepthwiseTile, depthwise_cost
 from sparsec.backends.kernels.reference import finish_channels

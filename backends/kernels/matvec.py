@@ -14,9 +14,9 @@ import numpy as np
 from sparsec.backends.isa import Isa
 from sparsec.backends.kernels import emit, packing, vector
 from sparsec.backends.kernels.blocks import Grid, Packed, grids, pack
-from sparsec.backends.kernels.convolution import layouts
 from sparsec.backends.kernels.dot import Arithmetic, arithmetic
 from sparsec.backends.kernels.epilogue import Tail, parameters
+from sparsec.backends.kernels.plan import layouts
 from sparsec.backends.kernels.positions import row_spans
 from sparsec.backends.kernels.product_cost import matvec_cost
 from sparsec.backends.kernels.reference import finish_channels, ungroup4

@@ -12,21 +12,11 @@ from typing import Any
 from sparsec.backends.isa import Isa
 from sparsec.backends.kernels import emit, packing
 from sparsec.backends.kernels.blocks import Grid, Packed, grids, pack
-from sparsec.backends.kernels.convolution import (
-    Place,
-    Plan,
-    as_convolution,
-    emit_places,
-    emit_step,
-    layouts,
-    plan_tiles,
-    preparation_cost,
-    sums_of,
-    tiles,
-)
+from sparsec.backends.kernels.convolution import Place, emit_places, emit_step
 from sparsec.backends.kernels.dot import Arithmetic, arithmetic
 from sparsec.backends.kernels.epilogue import Tail
 from sparsec.backends.kernels.pad import pad_spec
+from sparsec.backends.kernels.plan import Plan, as_convolution, layouts, plan_tiles, preparation_cost, sums_of, tiles
 from sparsec.backends.kernels.positions import row_spans
 from sparsec.backends.kernels.product_cost import sparse_cost
 from sparsec.backends.kernels.reference import finish_channels
