@@ -64,7 +64,8 @@ def print_compiled(report: Json, sizes: Mapping[str, int], place: str, notes: Se
     print_line(f"code       {in_bytes(sizes['code'])}, and {in_bytes(sizes['arena'])} of scratch memory")
     print_line(f"layers     {totals['layers']}, {totals['sparse']} sparse, {totals['refused']} refused")
     with_dense = f"; {in_time(totals['dense_price'])} with dense kernels only" if totals["sparse"] else ""
-    print_line(f"predicted  {in_time(totals['price'])} a run{with_dense}")
+    unpriced = f", without {totals['unpriced']} layers of general code" if totals["unpriced"] else ""
+    print_line(f"predicted  {in_time(totals['price'])} a run{unpriced}{with_dense}")
     for line in fidelity_lines(report["steps"]):
         print_line(f"fidelity   {line}")
     for line in _refusals(report["layers"]):
@@ -97,7 +98,7 @@ def _layer(layer: Json) -> tuple[str, ...]:
         in_percent(layer["density"]),
         in_bytes(layer["bytes"]),
         str(layer["kernel"]),
-        in_time(layer["price"]),
+        in_time(None if layer["kernel"] == "fallback" else layer["price"]),
         in_time(layer["rival_price"]),
         str(layer["refused"]),
     )

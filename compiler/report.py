@@ -77,12 +77,16 @@ def contents(compressed: Passes, program: Program, target: Target) -> Json:
 
 
 def totals(layers: Sequence[LayerChoice]) -> Json:
-    """Counts of layers by verdict, and predicted microseconds: as chosen, and with dense kernels only."""
+    """Counts of layers, and predicted microseconds: as chosen, and with dense kernels only.
+
+    General code, by which operators without a kernel of their own run, has no price: `unpriced` layers.
+    """
     verdicts = [verdict(layer) for layer in layers]
     return {
         "layers": len(layers),
         "sparse": verdicts.count("sparse"),
         "refused": verdicts.count("refused"),
+        "unpriced": sum(layer.kernel == "fallback" for layer in layers),
         "price": sum(layer.price for layer in layers),
         "dense_price": sum(layer.price if layer.rival_price is None else layer.rival_price for layer in layers),
     }

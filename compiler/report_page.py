@@ -65,16 +65,17 @@ def _text(value: object) -> str:
 
 def _cards(report: Json, code_bytes: int, arena_bytes: int) -> str:
     before, after, totals = report["before"], report["after"], report["totals"]
-    counts = f"{totals['sparse']} sparse, {totals['refused']} refused, of {totals['layers']} layers"
+    unpriced = f", without {totals['unpriced']} layers of general code" if totals["unpriced"] else ""
+    rival = f"{in_time(totals['dense_price'])} with dense kernels only{unpriced}"
+    sparse, layers = totals["sparse"], totals["layers"]
     cards = [
         _change("Weights", before["weight_bytes"], after["weight_bytes"], in_bytes),
         _change("Multiply-adds", before["macs"], after["macs"], in_count),
         _card("Zeros in weights", in_percent(after["zeros"]), f"{in_percent(before['zeros'])} before", after["zeros"]),
-        _card("Predicted time", in_time(totals["price"]), f"{in_time(totals['dense_price'])} with dense kernels only",
-              _ratio(totals["price"], totals["dense_price"])),
+        _card("Predicted time", in_time(totals["price"]), rival, _ratio(totals["price"], totals["dense_price"])),
+        _card("Sparse layers", f"{sparse} of {layers}", f"{totals['refused']} refused", _ratio(sparse, layers)),
         _card("Code", in_bytes(code_bytes), f"and {in_bytes(arena_bytes)} of scratch memory"),
-        _card("Kernels", f"{totals['sparse']}", counts, _ratio(totals["sparse"], totals["layers"])),
-    ]  # fmt: skip
+    ]
     return f"<section class='cards'>{''.join(cards)}</section>"
 
 
@@ -118,7 +119,7 @@ def _step(step: Json) -> str:
     left = f"<details><summary>{len(skipped)}</summary><ul>{reasons}</ul></details>" if skipped else "0"
     first = f"<code>{_text(step['text'])}</code>", f"{len(step['records']) - len(skipped)}", left
     found = [(name, *_fidelity(numbers)) for name, numbers in step["fidelity"].items()] or [
-        ("", "not measured", "", "")
+        ("", "not measured" if step["changed"] else "no change", "", "")
     ]
     lines = [(*(first if index == 0 else ("", "", "")), *line) for index, line in enumerate(found)]
     return "".join(_step_row(line) for line in lines)
@@ -136,10 +137,10 @@ def _fidelity(found: Json) -> tuple[str, str, str]:
 
 
 def _operators(layers: Sequence[Json]) -> str:
-    """Where the time goes: operators by their share of it."""
+    """Where the time goes: operators, with what is fused into them, by their share of it."""
     sums: dict[str, float] = defaultdict(float)
     for layer in layers:
-        sums[layer["op"]] += layer["price"] or 0.0
+        sums[layer["op"].split("+")[0]] += layer["price"] or 0.0
     most = sorted(sums.items(), key=lambda item: (-item[1], item[0]))[:_MOST_OPERATORS]
     whole, top = sum(sums.values()), max(sums.values(), default=0.0)
     rows = "".join(
@@ -155,23 +156,24 @@ def _layers(layers: Sequence[Json]) -> str:
     largest = max((layer["bytes"] for layer in layers), default=0)
     head = "<tr><th>layer<th>operator<th>pattern<th>density<th>kernel<th>predicted time<th>weights<th>verdict</tr>"
     rows = "".join(_layer(layer, slowest, largest) for layer in layers)
-    legend = "The tick on a time is the best dense kernel of the same precision."
+    legend = "The tick on the time of a layer with zeros is the best dense kernel of the same precision."
     return f"<section><h2>Layers</h2><p>{legend}</p><table class='layers'>{head}{rows}</table></section>"
 
 
 def _layer(layer: Json, slowest: float, largest: float) -> str:
     rival = layer["rival_price"]
     ticks = f"{in_time(layer['price'])}, dense rival {in_time(rival)}"
-    time = _bars(((layer["verdict"], _ratio(layer["price"], slowest) or 0.0),), ticks, _ratio(rival, slowest))
+    mark = None if layer["verdict"] == "dense" else _ratio(rival, slowest)
+    time = _bars(((layer["verdict"], _ratio(layer["price"], slowest) or 0.0),), ticks, mark)
     size = _bars((("now", _ratio(layer["bytes"], largest) or 0.0),), in_bytes(layer["bytes"]), width=_BAR // 2)
     reason = f"<p>{_text(layer['refused'])}</p>" if layer["refused"] else ""
     cells = [
         f"<td class='name'>{_text(layer['name'])}",
-        f"<td>{_text(layer['op'])}",
+        f"<td>{_text(layer['op']).replace('+', '+<wbr>')}",
         f"<td>{_text(layer['pattern'])}",
         f"<td class='number'>{in_percent(layer['density'])}",
         f"<td>{_text(layer['kernel'])}",
-        f"<td>{time}<p>{_text(in_time(layer['price']))}</p>",
+        f"<td>{time}<p>{'not predicted' if layer['kernel'] == 'fallback' else in_time(layer['price'])}</p>",
         f"<td>{size}<p>{_text(in_bytes(layer['bytes']))}</p>",
         f"<td><span class='badge {_text(layer['verdict'])}'>{_text(layer['verdict'])}</span>{reason}",
     ]

@@ -67,7 +67,7 @@ def test_before_and_after(data):
 
 
 def test_totals_count_verdicts_and_prices(data):
-    assert data["totals"] == {"layers": 4, "sparse": 1, "refused": 1, "price": 14.0, "dense_price": 17.0}
+    assert data["totals"] == {"layers": 4, "sparse": 1, "refused": 1, "unpriced": 0, "price": 14.0, "dense_price": 17.0}
     assert [layer["verdict"] for layer in data["layers"]] == ["dense", "sparse", "refused", "dense"]
 
 
