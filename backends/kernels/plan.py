@@ -109,8 +109,8 @@ class Plan:
 
 
 def is_depthwise(op: Op) -> bool:
-    """Whether the `depthwise` family computes the op: a filter for each channel, or several in float32."""
-    if not isinstance(op, Convolution) or op.groups == 1 or op.groups != op.channels:
+    """Whether the `depthwise` family computes the op: a stencil for each channel, or several in float32."""
+    if not isinstance(op, Convolution) or op.groups == 1 or op.groups != op.channels or op.kernel == (1, 1):
         return False
     return op.dtype == "float32" or op.filters == op.channels
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
 from sparsec.backends.isa import ISAS
@@ -21,6 +22,7 @@ from sparsec.compiler.lowering.expression import IDENTITY, Builder, Expression
 from sparsec.compiler.lowering.kernel import KernelSpec
 from sparsec.compiler.lowering.ops import PLAIN, BatchMatMul, Convolution, Epilogue, Linear
 from sparsec.compiler.pattern import parse_pattern
+from sparsec.compiler.target import host
 from tests.backends.harness import Case, relative_error, run
 
 Array = NDArray[Any]
@@ -177,23 +179,28 @@ def stored(problem: Problem, spec: KernelSpec) -> tuple[Array, ...]:
     return (group4(x) if spec.inputs[0] == "channels4" else np.ascontiguousarray(x),)
 
 
-def check(kernel: Any, problems: Iterable[Problem], isa: str, folder: Path, *, most: int = 100) -> int:
-    """Run every candidate (at most so many a problem) and compare; the number of specs run."""
+VARIETY = [
+    (isa, dtype) for isa in ISAS for dtype in ("float32", "uint8") if (isa, dtype) != ("neon-dotprod", "float32")
+]
+"""Instruction set and precision of all different code."""
+
+
+def check(kernel: Any, problems: Iterable[Problem], isa: str, folder: Path, *, every: bool = False) -> int:
+    """Run one candidate of each problem, another of each next one, or every candidate; the number run."""
     lanes = ISAS[isa].lanes("float32")
     cases, expected = [], []
-    for problem in problems:
-        for spec in list(kernel.candidates(problem.op, problem.pattern, lanes))[:most]:
+    for i, problem in enumerate(problems):
+        specs = list(kernel.candidates(problem.op, problem.pattern, lanes))
+        for spec in specs if every else [specs[i % len(specs)]]:
             inputs = stored(problem, spec)
             prepared = kernel.prepare(spec)
             if prepared is not None:
                 inputs = (PadKernel().reference(prepared, None, *inputs),)
-            same = kernel.reference(spec, problem.weight, *inputs, *problem.operands)
-            _compare(same, problem.expected, spec)
+            _compare(kernel.reference(spec, problem.weight, *inputs, *problem.operands), problem.expected, spec)
             blank = np.full_like(problem.expected, 77)
             cases.append((spec, [*inputs, *kernel.pack(spec, problem.weight), *problem.operands, blank]))
             expected.append(problem.expected)
-    runner = run_guarded if ISAS[isa].triple.startswith("x86") else _run_specs
-    for (spec, _), found, right in zip(cases, runner(kernel, isa, cases, folder), expected, strict=True):
+    for (spec, _), found, right in zip(cases, run_specs(kernel, isa, cases, folder), expected, strict=True):
         _compare(found[-1], right, spec)
     return len(cases)
 
@@ -209,17 +216,22 @@ def _compare(found: Array, expected: Array, spec: KernelSpec) -> None:
         assert relative_error(found, expected) < 1e-5, spec
 
 
-def _run_specs(
-    kernel: Any, isa: str, cases: Sequence[tuple[KernelSpec, Sequence[Array]]], _folder: Path
+def run_specs(
+    kernel: Any, isa: str, cases: Sequence[tuple[KernelSpec, Sequence[Array]]], folder: Path
 ) -> list[list[Array]]:
+    """Build the specs and call each with all its function's arrays; every array as it is afterwards."""
+    if ISAS[isa].triple.startswith("x86"):
+        return _run_guarded(kernel, isa, cases, folder)
     return run([Case(kernel.build(spec, ISAS[isa]), arrays) for spec, arrays in cases], isa)
 
 
-def run_guarded(
+def _run_guarded(
     kernel: Any, isa_name: str, cases: Sequence[tuple[KernelSpec, Sequence[Array]]], folder: Path
 ) -> list[list[Array]]:
-    """The same on this x86, each array at the end of its pages: touching what lies beyond is a crash."""
+    """The same on this x86; each array at the end of its pages: touching what lies beyond is a crash."""
     isa = ISAS[isa_name]
+    if isa_name == "avx512vnni" and "avx512vnni" not in host().features:
+        pytest.skip("this processor has no AVX-512 VNNI")
     code = build_object({spec.symbol: kernel.build(spec, isa) for spec, _ in cases}, isa)
     path = folder / "kernels.so"
     shared_library([code.object], isa, sorted({spec.symbol for spec, _ in cases}), path)

@@ -17,20 +17,24 @@ from tests.backends.kernels.products import (
     REQUANTIZE,
     REQUANTIZE_SUM,
     RESIDUAL,
+    VARIETY,
+    Problem,
     check,
     convolution_problem,
     linear_problem,
 )
 
 KERNEL = ConvolutionKernel()
-POINTWISE = [
-    ((channels, filters), size)
-    for (channels, filters), size in zip(
-        [(1, 1), (3, 4), (4, 3), (5, 8), (7, 9), (8, 12), (12, 17), (4, 8), (9, 5), (16, 24)],
-        [(1, 1), (1, 3), (2, 2), (1, 7), (3, 5), (4, 4), (1, 17), (6, 8), (7, 7), (9, 11)],
-        strict=True,
-    )
-]
+POINTWISE = (
+    ((1, 1), (1, 1)),
+    ((3, 4), (1, 3)),
+    ((5, 8), (1, 7)),
+    ((7, 9), (3, 5)),
+    ((12, 17), (1, 17)),
+    ((9, 5), (7, 7)),
+    ((16, 24), (9, 11)),
+)
+"""(channels, filters), size."""
 SPATIAL = [
     {"size": (5, 6), "kernel": (3, 3), "pads": (1, 1, 1, 1)},
     {"size": (9, 9), "kernel": (3, 3), "stride": (2, 2), "pads": (0, 0, 1, 1)},
@@ -41,13 +45,11 @@ SPATIAL = [
     {"size": (11, 7), "kernel": (2, 3), "stride": (3, 1), "pads": (1, 0, 0, 2)},
     {"size": (20, 1), "kernel": (5, 1), "stride": (2, 1), "pads": (2, 0, 2, 0)},
     {"size": (1, 50), "kernel": (1, 7), "stride": (1, 3), "pads": (0, 3, 0, 3)},
-    {"size": (3, 3), "kernel": (3, 3)},
     {"size": (4, 18), "kernel": (7, 7), "pads": (3, 3, 3, 3)},
-    {"size": (2, 3), "kernel": (1, 1), "pads": (1, 2, 0, 1)},
 ]
 
 
-def _some(isa: str, dtype: str) -> list[Convolution]:
+def _some(dtype: str) -> list[Convolution]:
     ops = []
     for i, ((channels, filters), size) in enumerate(POINTWISE):
         ops.append(Convolution(dtype, channels, filters, size, epilogue=EPILOGUES[i % len(EPILOGUES)]))
@@ -59,21 +61,20 @@ def _some(isa: str, dtype: str) -> list[Convolution]:
     return ops
 
 
-@pytest.mark.parametrize("dtype", ["float32", "uint8"])
-@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize(("isa", "dtype"), VARIETY)
 def test_matches_the_definition(isa: str, dtype: str, tmp_path: Path) -> None:
-    problems = [convolution_problem(op, seed) for seed, op in enumerate(_some(isa, dtype))]
-    assert check(KERNEL, problems, isa, tmp_path, most=2) > len(problems)
+    problems = [convolution_problem(op, seed) for seed, op in enumerate(_some(dtype))]
+    assert check(KERNEL, problems, isa, tmp_path) == len(problems)
 
 
-@pytest.mark.parametrize("isa", ["avx512vnni", "relaxed-simd"])
+@pytest.mark.parametrize("isa", ["avx2", "relaxed-simd"])
 def test_every_tile_of_some_shapes(isa: str, tmp_path: Path) -> None:
     ops = [
         Convolution("float32", 6, 20, (7, 7), epilogue=AFFINE),
         Convolution("uint8", 10, 20, (13, 13), (3, 3), pads=(1, 1, 1, 1), epilogue=REQUANTIZE_SUM),
         Convolution("float32", 3, 8, (15, 15), (3, 3), (2, 2), pads=(1, 1, 1, 1), epilogue=AFFINE),
     ]
-    assert check(KERNEL, [convolution_problem(op, 3) for op in ops], isa, tmp_path) >= 9
+    assert check(KERNEL, [convolution_problem(op, 3) for op in ops], isa, tmp_path, every=True) >= 9
 
 
 @pytest.mark.parametrize("isa", ["avx2", "simd128"])
@@ -82,17 +83,15 @@ def test_tokens_as_positions(isa: str, tmp_path: Path) -> None:
         Linear(d, t, 13, 9, e)
         for d, t, e in [("float32", 5, RESIDUAL), ("uint8", 19, REQUANTIZE), ("uint8", 8, AFFINE)]
     ]
-    assert check(KERNEL, [linear_problem(op, 1) for op in ops], isa, tmp_path, most=2)
+    assert check(KERNEL, [linear_problem(op, 1) for op in ops], isa, tmp_path)
 
 
 @pytest.mark.parametrize("isa", ISAS)
 def test_the_largest_codes_do_not_saturate(isa: str, tmp_path: Path) -> None:
     op = Convolution("uint8", 32, 4, (4, 8))
-    problem = convolution_problem(op, 0, np.full((4, 32, 1, 1), -128, np.int8))
-    full = type(problem)(
-        op, "dense", np.full_like(problem.x, 127), problem.weight, (), np.full((4, 32), -127 * 128 * 32.0, np.float32)
-    )
-    assert check(KERNEL, [full], isa, tmp_path, most=1)
+    weight, x = np.full((4, 32, 1, 1), -128, np.int8), np.full((32, 4, 8), 127, np.uint8)
+    full = Problem(op, "dense", x, weight, (), np.full((4, 32), -127 * 128 * 32.0, np.float32))
+    assert check(KERNEL, [full], isa, tmp_path)
 
 
 @pytest.mark.parametrize("isa", ["avx2", "relaxed-simd"])
@@ -100,6 +99,7 @@ def test_groups_that_share_words(isa: str, tmp_path: Path) -> None:
     ops = [
         Convolution("uint8", 6, 4, (4, 9), (3, 3), groups=2),
         Convolution("float32", 6, 6, (4, 9), (3, 3), groups=3, epilogue=REQUANTIZE),
+        Convolution("float32", 5, 5, (1, 3), groups=5, epilogue=AFFINE),
         Convolution("uint8", 5, 10, (6, 6), (3, 3), groups=5, epilogue=REQUANTIZE),
     ]
-    assert check(KERNEL, [convolution_problem(op, 2) for op in ops], isa, tmp_path, most=1)
+    assert check(KERNEL, [convolution_problem(op, 2) for op in ops], isa, tmp_path)

@@ -9,7 +9,7 @@ import pytest
 from sparsec.backends.isa import ISAS
 from sparsec.backends.kernels.depthwise import DepthwiseKernel
 from sparsec.compiler.lowering.ops import Convolution
-from tests.backends.kernels.products import EPILOGUES, PLAIN_SUM, Problem, check, convolution_problem
+from tests.backends.kernels.products import EPILOGUES, PLAIN_SUM, VARIETY, Problem, check, convolution_problem
 
 KERNEL = DepthwiseKernel()
 SHAPES = [
@@ -21,7 +21,7 @@ SHAPES = [
     {"size": (1, 40), "kernel": (1, 7), "pads": (0, 3, 0, 3)},
     {"size": (5, 36), "kernel": (2, 2)},
     {"size": (30, 1), "kernel": (3, 1), "pads": (1, 0, 1, 0)},
-    {"size": (3, 4), "kernel": (1, 1)},
+    {"size": (3, 2), "kernel": (1, 2)},
 ]
 
 
@@ -36,25 +36,24 @@ def _ops(dtype: str) -> list[Convolution]:
     return ops
 
 
-@pytest.mark.parametrize("dtype", ["float32", "uint8"])
-@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize(("isa", "dtype"), VARIETY)
 def test_matches_the_definition(isa: str, dtype: str, tmp_path: Path) -> None:
     problems = [convolution_problem(op, seed) for seed, op in enumerate(_ops(dtype))]
-    assert check(KERNEL, problems, isa, tmp_path, most=1) == len(problems)
+    assert check(KERNEL, problems, isa, tmp_path) == len(problems)
 
 
-@pytest.mark.parametrize("isa", ["avx2", "avx512vnni"])
+@pytest.mark.parametrize("isa", ["avx2"])
 def test_every_tile(isa: str, tmp_path: Path) -> None:
     ops = [
         Convolution(dtype, 5, 5, (13, 37), (3, 3), pads=(1, 1, 1, 1), groups=5, epilogue=EPILOGUES[3])
         for dtype in ("float32", "uint8")
     ]
-    assert check(KERNEL, [convolution_problem(op, 1) for op in ops], isa, tmp_path) >= 10
+    assert check(KERNEL, [convolution_problem(op, 1) for op in ops], isa, tmp_path, every=True) >= 10
 
 
 def test_several_filters_a_channel(tmp_path: Path) -> None:
     op = Convolution("float32", 3, 6, (8, 8), (3, 3), pads=(1, 1, 1, 1), groups=3, epilogue=EPILOGUES[4])
-    assert check(KERNEL, [convolution_problem(op, 1)], "avx2", tmp_path, most=2)
+    assert check(KERNEL, [convolution_problem(op, 1)], "avx2", tmp_path)
 
 
 @pytest.mark.parametrize("isa", ISAS)
@@ -64,7 +63,7 @@ def test_the_largest_codes_do_not_saturate(isa: str, tmp_path: Path) -> None:
     full = Problem(
         op, "dense", np.full((4, 4, 8), 127, np.uint8), weight, (), np.full((4, 12), -127 * 128 * 9.0, np.float32)
     )
-    assert check(KERNEL, [full], isa, tmp_path, most=1)
+    assert check(KERNEL, [full], isa, tmp_path)
 
 
 def test_other_groups_are_not_its_job() -> None:
