@@ -27,34 +27,43 @@ def separate_outputs(graph: ir.Graph) -> None:
         graph.outputs[index] = copy.outputs[0]
 
 
-def remove_copies(graph: ir.Graph) -> bool:
-    """Remove Identity and inference-time Dropout from a main graph, in place.
+def remove_copies(graph: ir.Graph) -> None:
+    """Remove Identity and inference-time Dropout from a main graph, in place, see :func:`remove_copy`."""
+    for node in list(graph):
+        remove_copy(node)
+
+
+def remove_copy(node: ir.Node) -> bool:
+    """Remove a node if it is Identity or inference-time Dropout.
 
     A copy stays where a graph output would lose its own producer: behind an input, a weight, another output.
 
     Args:
-        graph: a main graph.
+        node: a node of a main graph.
 
     Returns:
-        Whether anything was removed.
+        Whether it was removed.
     """
-    before = len(graph)
-    for node in list(graph):
-        if node.domain == "" and node.op_type == "Dropout" and _is_idle(node):
-            _drop_mask(graph, node)
-        elif node.domain != "" or node.op_type != "Identity":
-            continue
-        source, copy = node.inputs[0], node.outputs[0]
-        if source is None:
-            continue
-        if not copy.is_graph_output():
-            copy.replace_all_uses_with(source)
-            graph.remove(node, safe=True)
-        elif source.producer() is not None and source.graph is graph and not source.is_graph_output():
-            copy.replace_all_uses_with(source, replace_graph_outputs=True)
-            graph.remove(node, safe=True)
-            source.name = copy.name
-    return len(graph) < before
+    graph = node.graph
+    if not isinstance(graph, ir.Graph) or node.domain != "" or not node.inputs or node.inputs[0] is None:
+        return False
+    if node.op_type == "Dropout" and _is_idle(node):
+        _drop_mask(graph, node)
+        node.op_type = "Identity"  # it stays one where it cannot go
+        node.resize_inputs(1)
+        node.resize_outputs(1)
+        node.attributes.clear()
+    elif node.op_type != "Identity":
+        return False
+    source, copy = node.inputs[0], node.outputs[0]
+    renamed = copy.is_graph_output()
+    if renamed and (source.producer() is None or source.graph is not graph or source.is_graph_output()):
+        return False
+    copy.replace_all_uses_with(source, replace_graph_outputs=renamed)
+    graph.remove(node, safe=True)
+    if renamed:
+        source.name = copy.name
+    return True
 
 
 def refuse_training(graph: ir.Graph) -> None:
@@ -78,6 +87,15 @@ def _is_idle(node: ir.Node) -> bool:
     if training is None:
         return True
     return training.const_value is not None and not training.const_value.numpy().any()
+
+
+def _copy_of_idle(graph: ir.Graph, node: ir.Node) -> ir.Node:
+    """Put an Identity in the place of an idle Dropout."""
+    _drop_mask(graph, node)
+    copy, old = ir.node("Identity", node.inputs[:1], name=node.name), node.outputs[0]
+    copy.outputs[0].name, copy.outputs[0].type, copy.outputs[0].shape = old.name, old.type, old.shape
+    ir.convenience.replace_nodes_and_values(graph, node, [node], [copy], [old], copy.outputs)
+    return copy
 
 
 def _drop_mask(graph: ir.Graph, node: ir.Node) -> None:

@@ -11,15 +11,15 @@ from onnx.reference import ops as reference
 from onnx_ir.passes import common
 
 from sparsec.compiler.importers.branches import inline_branch, taken_branch
-from sparsec.compiler.importers.cleaning import remove_copies
+from sparsec.compiler.importers.cleaning import remove_copy
+from sparsec.compiler.importers.inference import infer_node
 from sparsec.compiler.importers.limits import (
     FOLDING_ROUNDS,
     MAX_FOLDED_BYTES,
     MAX_FOLDED_TOTAL_BYTES,
     OPSET,
 )
-from sparsec.compiler.importers.sequences import unpack_sequences
-from sparsec.compiler.importers.shapes import infer_shapes
+from sparsec.compiler.importers.sequences import unpack_sequence
 from sparsec.compiler.importers.value_checks import complaint
 
 FOLDABLE = frozenset(
@@ -61,47 +61,47 @@ def _nbytes(value: ir.Value) -> int:
     return math.prod(int(dim) for dim in value.shape.numpy()) * math.ceil(value.dtype.itemsize)
 
 
-def fold(model: ir.Model) -> str | None:
-    """Alternate shape inference and constant folding until nothing changes, in place.
+def fold(model: ir.Model) -> None:
+    """Infer all types and shapes, and fold what is constant, in place.
 
-    `If` with a constant condition is replaced by the branch it takes.
+    One walk does both; another follows only if a branch or a sequence was taken apart. `If` with a constant condition
+    is replaced by the branch it takes; copies go.
 
     Args:
-        model: a model of opset OPSET with static inputs.
+        model: a model with static inputs.
 
-    Returns:
-        What strict shape inference objected to in the last round, if it did.
+    Raises:
+        ModelError: a node contradicts its inputs.
     """
     weights = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None)
     budget = _Budget(MAX_FOLDED_TOTAL_BYTES + 2 * weights)
-    objection = infer_shapes(model)
     for _ in range(FOLDING_ROUNDS):
-        changed = [_fold_node(node, budget) for node in list(model.graph)]
-        changed.append(unpack_sequences(model.graph))
-        changed.append(remove_copies(model.graph))
+        opened = [_fold_node(node, model, budget) for node in list(model.graph)]
         common.RemoveUnusedNodesPass()(model)
-        if not any(changed):
+        if not any(opened):
             break
+        common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
         common.LiftSubgraphInitializersToMainGraphPass()(model)
-        objection = infer_shapes(model)
-    return objection
 
 
-def _fold_node(node: ir.Node, budget: _Budget) -> bool:
-    """Replace one node if its outputs are constant; whether it was."""
-    if node.domain != "" or node.graph is None:
+def _fold_node(node: ir.Node, model: ir.Model, budget: _Budget) -> bool:
+    """Infer one node and replace it if it is constant; whether it was opened and new nodes are to be visited."""
+    if not isinstance(node.graph, ir.Graph):
         return False
     branch = taken_branch(node)
     if branch is not None:
         inline_branch(node, branch)
         return True
-    arrays = _evaluate(node, budget)
-    if arrays is None:
+    infer_node(node, model)
+    if remove_copy(node):
         return False
-    for value, array in zip(node.outputs, arrays, strict=True):
+    if unpack_sequence(node):
+        return True
+    arrays = _evaluate(node, budget, model.opset_imports.get("", OPSET)) if node.domain == "" else None
+    for value, array in zip(node.outputs, arrays or [], strict=False):
         if value.name:
             _replace(node.graph, value, array)
-    return True
+    return False
 
 
 def _replace(graph: ir.Graph, value: ir.Value, array: np.ndarray[Any, Any]) -> None:
@@ -124,7 +124,7 @@ def _replace(graph: ir.Graph, value: ir.Value, array: np.ndarray[Any, Any]) -> N
     value.replace_all_uses_with(constant)
 
 
-def _evaluate(node: ir.Node, budget: _Budget) -> list[np.ndarray[Any, Any]] | None:
+def _evaluate(node: ir.Node, budget: _Budget, version: int) -> list[np.ndarray[Any, Any]] | None:
     if node.op_type in ("Shape", "Size"):
         return _shape(node)
     if node.op_type not in FOLDABLE or any(v is not None and v.const_value is None for v in node.inputs):
@@ -133,7 +133,7 @@ def _evaluate(node: ir.Node, budget: _Budget) -> list[np.ndarray[Any, Any]] | No
     plain = all(array is None or array.dtype.kind in "biufc" for array in inputs)
     if not inputs or not plain or complaint(node) is not None or not budget.allows(node):
         return None
-    return _run(node, inputs)
+    return _run(node, inputs, version)
 
 
 def _shape(node: ir.Node) -> list[np.ndarray[Any, Any]] | None:
@@ -147,7 +147,7 @@ def _shape(node: ir.Node) -> list[np.ndarray[Any, Any]] | None:
     return [dims[max(start + len(dims), 0) if start < 0 else start : end]]
 
 
-def _run(node: ir.Node, inputs: list[np.ndarray[Any, Any] | None]) -> list[np.ndarray[Any, Any]] | None:
+def _run(node: ir.Node, inputs: list[np.ndarray[Any, Any] | None], version: int) -> list[np.ndarray[Any, Any]] | None:
     """Evaluate a node with ONNX's reference implementation; None where it has no say."""
     attributes = {
         name: ir.to_proto(a.value) if a.type == ir.AttributeType.TENSOR else a.value
@@ -157,7 +157,7 @@ def _run(node: ir.Node, inputs: list[np.ndarray[Any, Any] | None]) -> list[np.nd
         attributes.setdefault("num_outputs", len(node.outputs))
     try:
         with np.errstate(all="ignore"):
-            result = reference.load_op("", node.op_type, OPSET).eval(*inputs, **attributes)
+            result = reference.load_op("", node.op_type, version).eval(*inputs, **attributes)
     except Exception:  # the reference implementation has bugs of its own; the node stays
         return None
     arrays = list(result) if isinstance(result, (tuple, list)) else [result]

@@ -8,7 +8,8 @@ import onnx
 import onnx_ir as ir
 from onnx import defs, inliner
 
-from sparsec.compiler.errors import ModelError
+from sparsec.compiler.errors import ModelError, UnsupportedError
+from sparsec.compiler.importers.definitions import call_definitions
 from sparsec.compiler.importers.forms import same_form
 from sparsec.compiler.importers.light import light_proto, restore_weights
 from sparsec.compiler.importers.limits import MAX_CALL_DEPTH, MAX_NODES, OPSET
@@ -117,11 +118,20 @@ def expand_once(model: ir.Model, targets: Collection[str]) -> ir.Model:
 
     Returns:
         Another model that shares the weights.
+
+    Raises:
+        UnsupportedError: a definition cannot be expanded for the inputs that are given.
     """
     proto, weights = light_proto(model)
     spell_defaults(proto, targets, OPSET)
     ids = [("", op_type) for op_type in sorted(targets)]
-    proto = inliner.inline_selected_functions(proto, ids, exclude=False, inline_schema_functions=True)
+    try:
+        ids += call_definitions(proto, targets)
+        proto = inliner.inline_selected_functions(proto, ids, exclude=False, inline_schema_functions=True)
+    except RuntimeError as error:
+        names = ", ".join(repr(op_type) for op_type in sorted(targets))
+        msg = f"Operator {names}: ONNX's definition of it cannot be expanded for these inputs. {error}"
+        raise UnsupportedError(msg) from error
     return restore_weights(proto, weights)
 
 

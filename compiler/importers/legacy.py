@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from sparsec.compiler.errors import UnsupportedError
 
-LEGACY = {"GroupNormalization": 21, "Hardmax": 13, "Resize": 11, "Upsample": 11}
+LEGACY = {"GroupNormalization": 21, "Hardmax": 13, "PRelu": 7, "Resize": 11, "Upsample": 11}
 """By operator: the first opset in which it means what it means today."""
 
 
@@ -22,7 +22,7 @@ def modernise(model: ir.Model, legacy: Mapping[str, str]) -> None:
     Raises:
         UnsupportedError: one operator of today cannot say it.
     """
-    rules = {"GroupNormalization": _group_normalization, "Hardmax": _hardmax, "Resize": _resize}
+    rules = {"GroupNormalization": _group_normalization, "Hardmax": _hardmax, "PRelu": _prelu, "Resize": _resize}
     for node in list(model.graph.all_nodes()):
         if node.outputs and node.outputs[0].name in legacy and node.op_type in rules:
             rules[node.op_type](node)
@@ -57,6 +57,19 @@ def _group_normalization(node: ir.Node) -> None:
 def _replace(node: ir.Node, made: list[ir.Node]) -> None:
     if node.graph is not None:
         ir.convenience.replace_nodes_and_values(node.graph, node, [node], made, node.outputs, made[-1].outputs)
+
+
+def _prelu(node: ir.Node) -> None:
+    """Before opset 7, a slope of one dimension belonged to the channels."""
+    source, slope = node.inputs
+    rank = None if source is None or source.shape is None else len(source.shape)
+    if slope is None or slope.shape is None or len(slope.shape) != 1 or not rank or rank < 3 or node.graph is None:
+        return
+    aligned = ir.Tensor(np.array([-1, *[1] * (rank - 2)], np.int64), name="value")
+    target = ir.node("Constant", [], {"value": aligned})
+    shaped = ir.node("Reshape", [slope, target.outputs[0]])
+    node.graph.insert_before(node, [target, shaped])
+    node.replace_input_with(1, shaped.outputs[0])
 
 
 def _hardmax(node: ir.Node) -> None:

@@ -40,9 +40,6 @@ MAX_FOLDED_TOTAL_BYTES: Final = 256 * 2**20
 MAX_SHAPE_ELEMENTS: Final = 4096
 """The longest constant that is read as a list of sizes or positions."""
 
-MAX_VECTOR_ELEMENTS: Final = 2**22
-"""All elements of a model's vectors up to which shape inference follows integers by value."""
-
 SMALL_WEIGHT_ELEMENTS: Final = 1024
 """Weights up to here travel along to ONNX's C++ code, which may need their values; larger ones stay behind."""
 

@@ -48,6 +48,7 @@ def load_onnx(
     with _stage(name, "checking"):
         model = _inline(model)
     with _stage(name, "conversion to one opset"):
+        forget_shapes(model.graph)
         model = convert_opset(model)
         lift_weights(model)
     with _stage(name, "pinning shapes"):

@@ -14,6 +14,7 @@ from onnx import defs, inliner, version_converter
 from sparsec.compiler.errors import UnsupportedError
 from sparsec.compiler.importers.forms import same_form, since
 from sparsec.compiler.importers.functions import has_body, spell_defaults
+from sparsec.compiler.importers.inference import infer_nodes
 from sparsec.compiler.importers.legacy import LEGACY, modernise
 from sparsec.compiler.importers.light import light_proto, restore_weights
 from sparsec.compiler.importers.limits import IR_VERSION, OPSET
@@ -28,7 +29,8 @@ def convert_opset(model: ir.Model) -> ir.Model:
     """Bring a model to OPSET.
 
     Args:
-        model: a model whose local functions are inlined, but for those of domain ``sparsec``. Left as it was.
+        model: a model whose local functions are inlined, but for those of domain ``sparsec``. Its values get
+            the types that can be inferred; else it is left as it was.
 
     Returns:
         A model of its own; it shares the weights' memory.
@@ -36,6 +38,7 @@ def convert_opset(model: ir.Model) -> ir.Model:
     Raises:
         UnsupportedError: an operator has no counterpart in OPSET.
     """
+    infer_nodes(model.graph, model, strict=False)  # refuses attributes that the converter would trust
     proto, weights = light_proto(model)
     del proto.functions[:]
     version = opset_of(proto) or OPSET

@@ -7,19 +7,15 @@ from sparsec.compiler.importers.constants import constant, integers
 from sparsec.compiler.importers.limits import MAX_SHAPE_ELEMENTS
 
 
-def unpack_sequences(graph: ir.Graph) -> bool:
-    """Replace sequence operators by Split, Concat and plain uses, in place, where all members are known.
+def unpack_sequence(node: ir.Node) -> bool:
+    """Replace a sequence operator by Split, Concat or a plain use, in place, if all members are known.
 
     Args:
-        graph: a main graph after shape inference.
+        node: a node of a main graph whose inputs have static shapes.
 
     Returns:
-        Whether anything was replaced.
+        Whether it was replaced.
     """
-    return any([_unpack(node) for node in list(graph)])
-
-
-def _unpack(node: ir.Node) -> bool:
     if node.domain != "" or node.graph is None or not node.inputs or node.inputs[0] is None:
         return False
     if node.op_type == "SplitToSequence":

@@ -10,22 +10,19 @@ from sparsec.compiler.importers.constants import integers
 _Shapes = list[list[int]]
 
 
-def complete_shapes(graph: ir.Graph) -> None:
+def complete_shapes(node: ir.Node) -> None:
     """Set the shapes of outputs that inference left open and a rule here knows, in place.
 
     Args:
-        graph: a main graph after shape inference.
+        node: a node after shape inference.
     """
-    for node in graph:
-        open_outputs = [v for v in node.outputs if v.name and v.shape is None]
-        rule = _RULES.get(node.op_type) if node.domain == "" and open_outputs else None
-        shapes = rule(node) if rule is not None else None
-        if shapes is None:
-            continue
-        for value, dims in zip(node.outputs, shapes, strict=False):
-            if value.name and value.shape is None:
-                value.shape = ir.Shape(dims)
-                value.type = value.type or _type_of(node)
+    open_outputs = [v for v in node.outputs if v.name and v.shape is None]
+    rule = _RULES.get(node.op_type) if node.domain == "" and open_outputs else None
+    shapes = rule(node) if rule is not None else None
+    for value, dims in zip(node.outputs, shapes or [], strict=False):
+        if value.name and value.shape is None:
+            value.shape = ir.Shape(dims)
+            value.type = value.type or _type_of(node)
 
 
 def _type_of(node: ir.Node) -> ir.TypeProtocol | None:
@@ -56,10 +53,17 @@ def _mel(node: ir.Node) -> _Shapes | None:
     return None if bands is None or length is None else [[int(length[0]) // 2 + 1, int(bands[0])]]
 
 
+def _same(node: ir.Node) -> _Shapes | None:
+    dims = _dims(node, 0)
+    return None if dims is None else [dims]
+
+
 _RULES: dict[str, Callable[[ir.Node], _Shapes | None]] = {
     "GRU": _recurrent,
+    "GroupNormalization": _same,
     "LSTM": _recurrent,
     "MaxUnpool": _unpool,
+    "MeanVarianceNormalization": _same,
     "MelWeightMatrix": _mel,
     "RNN": _recurrent,
 }

@@ -1,18 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Static shapes: input dimensions are pinned, and every other shape follows by inference."""
+"""Static shapes: input dimensions are pinned; after inference, no other shape may be open."""
 
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 
-import onnx
 import onnx_ir as ir
-from onnx import shape_inference
 
 from sparsec.compiler.errors import ModelError, UnsupportedError
-from sparsec.compiler.importers.light import light_proto
-from sparsec.compiler.importers.limits import MAX_TENSOR_BYTES, MAX_VECTOR_ELEMENTS
-from sparsec.compiler.importers.shape_rules import complete_shapes
+from sparsec.compiler.importers.limits import MAX_TENSOR_BYTES
 
 Reporter = Callable[[str], None]
 
@@ -83,7 +78,9 @@ def _declared(value: ir.Value, asked: Sequence[int]) -> list[int | str | None]:
 
 def _check_dim(value: ir.Value, index: int, dim: int | str | None, size: int) -> None:
     if size < 1:
-        msg = f"Input {value.name!r}, dimension {index}: the size given is {size}; it must be at least 1."
+        readers = sorted({f" of operator {node.op_type!r}" for node, _ in value.uses()})
+        where = f"Input {value.name!r}{''.join(readers[:1])}, dimension {index}"
+        msg = f"{where}: the size given is {size}; it must be at least 1."
         raise ModelError(msg)
     if isinstance(dim, int) and dim != size:
         msg = f"Input {value.name!r}, dimension {index} is {dim} in the model, but {size} in the shape given."
@@ -138,60 +135,20 @@ def forget_shapes(graph: ir.Graph) -> None:
             value.type = None
 
 
-def infer_shapes(model: ir.Model) -> str | None:
-    """Infer type and shape of every value of the main graph, in place.
-
-    Args:
-        model: a model with static inputs.
-
-    Returns:
-        What strict inference objected to, if it did; shapes that could be found are set all the same.
-    """
-    proto, _ = light_proto(model)
-    by_value = _vector_elements(proto) <= MAX_VECTOR_ELEMENTS
-    objection = None
-    try:
-        inferred = shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=by_value)
-    except shape_inference.InferenceError as error:
-        objection = re.sub(r"\[\w+Error\] (Inference error\(s\): )?", "", " ".join(str(error).split()))
-        inferred = shape_inference.infer_shapes(proto, check_type=False, strict_mode=False, data_prop=by_value)
-    _merge(model.graph, inferred.graph)
-    complete_shapes(model.graph)
-    return objection
-
-
-def _vector_elements(proto: onnx.ModelProto) -> int:
-    """The elements of all vectors: inference by value makes an object of each, whatever the vector is for."""
-    inferred = shape_inference.infer_shapes(proto, data_prop=False).graph
-    shapes = [info.type.tensor_type.shape.dim for info in (*inferred.input, *inferred.value_info, *inferred.output)]
-    return sum(max(dims[0].dim_value, 0) for dims in shapes if len(dims) == 1)
-
-
-def _merge(graph: ir.Graph, inferred: onnx.GraphProto) -> None:
-    infos = {info.name: info.type for info in (*inferred.value_info, *inferred.output)}
-    for node in graph:
-        for value in node.outputs:
-            proto = infos.get(value.name or "")
-            if proto is not None:
-                value.type = ir.serde.deserialize_type_proto_for_type(proto)
-                value.shape = ir.serde.deserialize_type_proto_for_shape(proto)
-
-
-def check_static(model: ir.Model, objection: str | None) -> None:
+def check_static(model: ir.Model) -> None:
     """Refuse a model in which a value's type or shape stayed unknown.
 
     Args:
         model: a model after inference.
-        objection: what inference objected to; it becomes part of the message.
 
     Raises:
-        ModelError: a node contradicts its inputs, or a value is too large.
+        ModelError: a value is too large.
         UnsupportedError: an operator's output depends on the data, or is no tensor.
     """
     for node in model.graph:
         for value in node.outputs:
             if value.name and not is_static(value):
-                raise _not_static(node, value, objection)
+                raise _not_static(node, value)
             if value.name:
                 _check_bytes(node, value)
 
@@ -201,12 +158,10 @@ def is_static(value: ir.Value) -> bool:
     return isinstance(value.type, ir.TensorType) and value.shape is not None and value.shape.is_static()
 
 
-def _not_static(node: ir.Node, value: ir.Value, objection: str | None) -> ModelError:
+def _not_static(node: ir.Node, value: ir.Value) -> UnsupportedError:
     where = f"Operator {node.op_type!r}, node {node.name!r}, output {value.name!r}"
     if value.type is not None and not isinstance(value.type, ir.TensorType):
         return UnsupportedError(f"{where}: is no tensor; sequences, optionals and maps are not supported.")
-    if objection:
-        return ModelError(f"{where}: its shape cannot be inferred. ONNX says: {objection}")
     found = "unknown" if value.shape is None else _text(value.shape.dims)
     return UnsupportedError(f"{where}: its shape ({found}) depends on the data; a compiled model has static shapes.")
 

@@ -64,11 +64,17 @@ def _check_types(graph: onnx.GraphProto) -> None:
         for info in infos:
             kind = info.type.WhichOneof("value")
             if kind not in ("tensor_type", None) or (kind is None and role == "Input"):
-                msg = f"{role} {info.name!r} has the type {kind}; tensors of numbers are supported."
+                msg = f"{role} {info.name!r}{_used(graph, info)} has the type {kind}; tensors of numbers are supported."
                 raise UnsupportedError(msg)
             if info.type.tensor_type.elem_type == onnx.TensorProto.STRING:
-                msg = f"{role} {info.name!r} holds strings; tensors of numbers are supported."
+                msg = f"{role} {info.name!r}{_used(graph, info)} holds strings; tensors of numbers are supported."
                 raise UnsupportedError(msg)
+
+
+def _used(graph: onnx.GraphProto, info: onnx.ValueInfoProto) -> str:
+    """Which operator reads or writes a value, for a message."""
+    users = [node.op_type for node in graph.node if info.name in (*node.input, *node.output)]
+    return f" of operator {users[0]!r}" if users else ""
 
 
 def _check_names(body: _Body, scopes: list[set[str]]) -> None:

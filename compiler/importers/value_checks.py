@@ -106,6 +106,13 @@ def _range(node: ir.Node) -> str | None:
     return f"goes from {start} to {limit} by steps of {delta}, which is no length"
 
 
+def _prelu(node: ir.Node) -> str | None:
+    shape, slope = (_dims(value) for value in node.inputs)
+    if len(slope) <= len(shape) and all(b in (1, a) for a, b in zip(shape[::-1], slope[::-1], strict=False)):
+        return None
+    return f"has a slope of shape {slope}, which does not broadcast to {shape}"
+
+
 _RULES: dict[str, Callable[[ir.Node], str | None]] = {
     "Conv": _grouped,
     "ConvInteger": _grouped,
@@ -115,6 +122,7 @@ _RULES: dict[str, Callable[[ir.Node], str | None]] = {
     "GatherElements": _gather,
     "GatherND": _gather_nd,
     "Mod": _division,
+    "PRelu": _prelu,
     "Range": _range,
     "Reshape": _reshape,
     "ScatterElements": _gather,

@@ -59,6 +59,11 @@ def test_copies_and_idle_dropout(parse: Parse, import_same: Import, op_types: Op
     assert op_types(import_same(parse(text))) == ["Abs"]
 
 
+def test_dropout_between_input_and_output(parse: Parse, import_same: Import, op_types: Ops) -> None:
+    text = "g (float[4] x) => (float[4] y, bool[4] m) { y, m = Dropout <seed = 1> (x) }"
+    assert sorted(op_types(import_same(parse(text)))) == ["ConstantOfShape", "Identity"]
+
+
 def test_dropout_in_training(parse: Parse) -> None:
     text = "g (float[4] x) => (float[4] y) <float r = {0.5}, bool t = {1}> { a = Dropout(x, r, t) y = Abs(a) }"
     with pytest.raises(UnsupportedError, match=r"'Dropout', node 'a': is in training mode"):
