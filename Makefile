@@ -24,7 +24,7 @@ demo: $(VENV)/.runtime ## compress and compile the digits network to WebAssembly
 	$(BIN)/python -m sparsec.models.demo --output $(OUT)/demo
 
 test: $(VENV)/.development ## run the tests (a test that lacks a tool skips and says which)
-	$(BIN)/python -m pytest -m 'not slow'
+	$(BIN)/python -m pytest -m 'not slow' --numprocesses auto --dist worksteal
 
 test-models: $(VENV)/.development ## compile, run and score every real model (an hour)
 	$(BIN)/python -m pytest -m slow
