@@ -20,7 +20,7 @@ from tvm import relax, te, tirx
 from tvm.relax.frontend.onnx import from_onnx
 from tvm.relax.frontend.onnx.onnx_frontend import _get_convert_map
 
-from sparsec.backends.fallback_known import DATA_DEPENDENT, refusal
+from sparsec.backends.fallback_known import DATA_DEPENDENT, OTHERWISE_DEFINED, refusal
 from sparsec.backends.fallback_legalize import LEGALIZE
 from sparsec.backends.fallback_rewrite import rewritten
 from sparsec.backends.isa import ELEMENT_BYTES, ISAS
@@ -46,8 +46,8 @@ _PASSES: tuple[Callable[[], Any], ...] = (
 
 
 def operators() -> frozenset[str]:
-    """The operators of ONNX's own domain that TVM's front end knows."""
-    return frozenset(_get_convert_map()) - set(DATA_DEPENDENT)
+    """The operators of ONNX's own domain that TVM's front end knows, and means as ONNX does."""
+    return frozenset(_get_convert_map()) - {*DATA_DEPENDENT, *OTHERWISE_DEFINED}
 
 
 def lower_node(node: ir.Node, constants: Sequence[Array | None], *, opset: int = OPSET) -> Fallback:
@@ -81,7 +81,9 @@ def _refused(node: ir.Node, reason: str) -> UnsupportedError:
 
 def _last_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[-1] if lines else type(error).__name__).rstrip(".")[:200] + "."
+    reason = lines[-1] if lines else type(error).__name__
+    unknown = reason.startswith("The following operators are not supported")
+    return "there is neither a kernel for it nor a TVM operator." if unknown else reason.rstrip(".")[:200] + "."
 
 
 _TYPES = frozenset(ELEMENT_BYTES) - {"bfloat16"}
@@ -115,8 +117,8 @@ def _one_node_model(node: ir.Node, constants: Sequence[Array | None], opset: int
     results = [f"o{named.index(value)}" if value.name else "" for value in node.outputs]
     arrays = {names[k]: array for k, array in enumerate(constants) if array is not None and names[k]}
     ports = [_port(names[k], v) for k, v in enumerate(node.inputs) if v is not None and names[k] not in arrays]
-    weights = [onnx.numpy_helper.from_array(_constant(node, array), name) for name, array in arrays.items()]
     nodes = rewritten(node, results) or [_renamed(node, names, results)]
+    weights = [onnx.numpy_helper.from_array(_constant(node, array), name) for name, array in arrays.items()]
     outputs = [_port(f"o{k}", value) for k, value in enumerate(named)]
     graph = onnx.helper.make_graph(nodes, "node", ports, outputs, weights)
     return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)])

@@ -14,6 +14,8 @@ Check = Callable[[ir.Node, Sequence[Array | None]], str]
 """Why this use of an operator is refused; empty if it is not."""
 
 DATA_DEPENDENT = ("NonZero", "Unique", "Compress", "NonMaxSuppression", "StringNormalizer", "TfIdfVectorizer")
+OTHERWISE_DEFINED = ("Attention", "CastLike", "RMSNormalization")
+"""Operators of which TVM has another idea than ONNX, whose definition as a function of others is used instead."""
 
 
 def _batch_norm(node: ir.Node, constants: Sequence[Array | None]) -> str:

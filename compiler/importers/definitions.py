@@ -11,6 +11,8 @@ from sparsec.compiler.importers.forms import same_form
 from sparsec.compiler.importers.limits import OPSET
 
 _DOMAIN = "sparsec.definitions"
+_WIDENED = ("Range",)
+"""Operators in definitions that newer opsets only gave more types."""
 _Id = tuple[str, str]
 
 
@@ -48,7 +50,7 @@ def _definition(node: onnx.NodeProto, types: dict[str, onnx.TypeProto]) -> onnx.
     given = [types.get(name, onnx.TypeProto()).SerializeToString() for name in node.input]
     text = schema.get_context_dependent_function_with_opset_version(versions[-1], node.SerializeToString(), given)
     definition = onnx.FunctionProto.FromString(text)
-    if not all(same_form(inside, versions[-1], OPSET) for inside in definition.node):
+    if not all(node.op_type in _WIDENED or same_form(node, versions[-1], OPSET) for node in definition.node):
         return None
     del definition.opset_import[:]
     definition.opset_import.add(domain="", version=OPSET)

@@ -10,6 +10,7 @@ import onnx_ir as ir
 from sparsec.compiler.errors import UnsupportedError
 from sparsec.compiler.graph import constant_of, itemsize, shape_of
 from sparsec.compiler.importers.finish import expand_function_ops
+from sparsec.compiler.lowering import halves
 from sparsec.compiler.lowering.anchors import (
     convolution,
     elementwise,
@@ -59,8 +60,9 @@ def lower(model: ir.Model, backend: Backend, name: str, progress: Callable[[int,
     Raises:
         UnsupportedError: If an operator, or a use of it, has neither kernel nor fallback.
     """
-    graph = expand_function_ops(model, {*ANCHORS, *RULES, *backend.operators}).graph
-    graph.sort()
+    expanded = expand_function_ops(model, {*ANCHORS, *RULES, *backend.operators})
+    expanded.graph.sort()
+    graph = halves.widened(expanded).graph
     emitter = Emitter(backend)
     _seed(emitter, graph)
     regions = form(graph, {key: (anchor.accepts, anchor.axis) for key, anchor in ANCHORS.items()})
@@ -107,7 +109,7 @@ def _fall_back(emitter: Emitter, region: Region) -> None:
         msg = f"Layer '{region.name}': operator '{node.op_type}' is not supported: {_REFUSED[node.op_type]}."
         raise UnsupportedError(msg)
     for value in (*node.inputs, *node.outputs):
-        if value is not None and 0 in shape_of(value):
+        if value is not None and value.name and 0 in shape_of(value):
             msg = f"Layer '{region.name}': operator '{node.op_type}' works on an empty tensor, which is not supported."
             raise UnsupportedError(msg)
     fallback = emitter.backend.fallback(node, [constant_of(value) for value in node.inputs])

@@ -14,13 +14,13 @@ from sparsec.compiler.lowering.kernel import Array
 from sparsec.compiler.lowering.ops import Interpolate
 from sparsec.compiler.lowering.regions import Region
 
-_COORDINATES: dict[str, Callable[[Array, float, int, int], Array]] = {
+_COORDINATES: dict[str, Callable[[Array, float, int, float], Array]] = {
     "half_pixel": lambda x, scale, _n, _m: (x + 0.5) / scale - 0.5,
     "pytorch_half_pixel": lambda x, scale, _n, m: (x + 0.5) / scale - 0.5 if m > 1 else x * 0,
     "asymmetric": lambda x, scale, _n, _m: x / scale,
     "align_corners": lambda x, _scale, n, m: x * ((n - 1) / (m - 1)) if m > 1 else x * 0,
 }
-"""Where output element x lies in the input, from scale, input length and output length."""
+"""Where output element x lies in the input, from scale, input length and output length, a fraction if scaled so."""
 
 _NEAREST: dict[str, Callable[[Array], Array]] = {
     "round_prefer_floor": lambda x: np.ceil(x - 0.5),
@@ -65,7 +65,7 @@ def _tables(node: ir.Node, length: int, out: int, axis: int) -> tuple[Array, Arr
     """First source element int32 [out], and the weight of the one behind it float32 [out]."""
     scales = constant_of(node.inputs[2]) if len(node.inputs) > 2 else None
     scale = out / length if scales is None or not scales.size else float(scales.reshape(-1)[axis])
-    place = _COORDINATES[_mode(node)](np.arange(out, dtype=np.float64), scale, length, out)
+    place = _COORDINATES[_mode(node)](np.arange(out, dtype=np.float64), scale, length, scale * length)
     if attribute(node, "mode", "nearest") == "nearest":
         first = _NEAREST[attribute(node, "nearest_mode", "round_prefer_floor")](place)
         return np.clip(first, 0, length - 1).astype(np.int32), np.zeros(out, np.float32)
