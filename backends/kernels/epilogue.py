@@ -94,7 +94,7 @@ class Tail:
                 else _code(word, r)
                 for pair, word in zip(self._pairs(), words, strict=True)
             ]  # fmt: skip
-            values.append(evaluate(self.epilogue.expression, [_number(accumulator), *loads]))
+            values.append(evaluate(_unrounded(self.epilogue), [_number(accumulator), *loads]))
         if self.epilogue.dtype == "uint8":
             emit.store(self.output, _div4(row) * positions + position, _joined(values))
             return
@@ -148,8 +148,15 @@ def _code(word: Expr, byte: int) -> Expr:
     return emit.bind(T.cast(shifted & vector.const(255, "int32", lanes), vector.typed("float32", lanes)))
 
 
+def _unrounded(epilogue: Epilogue) -> Expression:
+    """The expression without a last rounding where `_joined` rounds anyway."""
+    *steps, (name, *operands) = epilogue.expression.steps
+    rounds = epilogue.dtype == "uint8" and name == "round" and operands == [len(steps) - 1]
+    return Expression(tuple(steps)) if rounds else epilogue.expression
+
+
 def _joined(values: Sequence[Expr]) -> Expr:
-    """Four vectors of whole numbers in 0..127 as one of words; missing ones are 0."""
+    """Four vectors of numbers in 0..127 as one of words, rounded half to even; missing ones are 0."""
     first, *others = [emit.bind(_integer(value)) for value in values]
     lanes = vector.lanes_of(first)
     result = first & vector.const(255, "int32", lanes)
@@ -159,7 +166,7 @@ def _joined(values: Sequence[Expr]) -> Expr:
 
 
 def _integer(value: Expr) -> Expr:
-    """A whole number below 256 in the low byte, and bits that a shift by 8 drops: adding 2**23 puts it there."""
+    """A number below 256, rounded, in the low byte, and bits that a shift by 8 drops: adding 2**23 puts it there."""
     lanes = vector.lanes_of(value)
     return T.reinterpret(vector.typed("int32", lanes), value + vector.const(8388608.0, "float32", lanes))
 
