@@ -6,7 +6,7 @@ goes through `loop` stays a loop in the code. `vector` has the expressions that 
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from tvm import tirx
@@ -57,6 +57,13 @@ def loop(count: int | Expr) -> Iterator[Expr]:
         return
     with T.serial(count) as index:
         yield index
+
+
+@contextmanager
+def loops(counts: Sequence[int]) -> Iterator[list[Expr]]:
+    """Nested loops, the last the fastest."""
+    with ExitStack() as stack:
+        yield [stack.enter_context(loop(count)) for count in counts]
 
 
 @contextmanager

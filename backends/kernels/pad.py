@@ -17,6 +17,7 @@ from sparsec.compiler.lowering.kernel import Array, KernelSpec, Profile
 from sparsec.compiler.lowering.ops import CHANNELS4, PLAIN, Pad
 
 Expr = Any
+_MOST_PHASES = 4
 _UNROLLED = 4
 """Elements outside of a row that are written one by one."""
 
@@ -94,10 +95,25 @@ def _copied(op: Pad, axis: int, phase: int) -> tuple[_Range, slice]:
 
 
 def _emit(op: Pad, lanes: int, source: Expr, target: Expr) -> None:
+    if prod(op.phases) > _MOST_PHASES:
+        _emit_any(op, source, target)
+        return
     with emit.loop(op.channels) as channel:
         for phase, (a, b) in enumerate(np.ndindex(op.phases)):
             base = (channel * prod(op.phases) + phase) * prod(op.plane)
             _emit_phase(op, lanes, source, target, channel * prod(op.size), base, (a, b))
+
+
+def _emit_any(op: Pad, source: Expr, target: Expr) -> None:
+    """Element by element, for any number of phases in little code."""
+    fill = vector.const(_fill_value(op), _element(op))
+    extents = (op.channels, *op.phases, *op.plane)
+    with emit.loops(extents) as (channel, a, b, i, j):
+        row, column = i * op.stride[0] + a - op.origin[0], j * op.stride[1] + b - op.origin[1]
+        inside = tirx.all(row >= 0, row < op.size[0], column >= 0, column < op.size[1])
+        value = source[(channel * op.size[0] + row) * op.size[1] + column]
+        at = (((channel * op.phases[0] + a) * op.phases[1] + b) * op.plane[0] + i) * op.plane[1] + j
+        emit.store(target, at, tirx.if_then_else(inside, value, fill))
 
 
 def _emit_phase(
@@ -116,6 +132,10 @@ def _emit_phase(
     _fill(op, lanes, target, base + rows.stop * width, (op.plane[0] - rows.stop) * width)
 
 
+def _fill_value(op: Pad) -> float:
+    return op.fill if op.dtype == "uint8" else 0.0
+
+
 def _pieces(count: int, lanes: int) -> Sequence[tuple[int, int, int]]:
     """(start, vectors, width) that cover `count` elements by whole vectors, the last of which may overlap."""
     width = min(lanes, 1 << (count.bit_length() - 1))
@@ -124,7 +144,7 @@ def _pieces(count: int, lanes: int) -> Sequence[tuple[int, int, int]]:
 
 
 def _fill(op: Pad, lanes: int, target: Expr, start: Expr, count: int) -> None:
-    value = op.fill if op.dtype == "uint8" else 0.0
+    value = _fill_value(op)
     if count <= 0:
         return
     for first, vectors, width in _pieces(count, lanes if count > _UNROLLED else 1):
