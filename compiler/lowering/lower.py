@@ -43,8 +43,10 @@ ANCHORS: dict[str, Anchor] = (
 
 _REFUSED = {
     "If": "its condition is not known at compile time",
-    "Loop": "loops are not compiled",
-    "Scan": "loops are not compiled",
+    **dict.fromkeys(("LinearAttention", "Loop", "Scan"), "loops are not compiled"),
+    **dict.fromkeys(("Bernoulli", "Multinomial"), "its result is random"),
+    **dict.fromkeys(("RandomNormal", "RandomNormalLike"), "its result is random"),
+    **dict.fromkeys(("RandomUniform", "RandomUniformLike"), "its result is random"),
 }
 
 
@@ -60,7 +62,7 @@ def lower(model: ir.Model, backend: Backend, name: str, progress: Callable[[int,
     Raises:
         UnsupportedError: If an operator, or a use of it, has neither kernel nor fallback.
     """
-    expanded = expand_function_ops(model, {*ANCHORS, *RULES, *backend.operators})
+    expanded = expand_function_ops(model, {*ANCHORS, *RULES, *_REFUSED, *backend.operators})
     expanded.graph.sort()
     graph = halves.widened(expanded).graph
     emitter = Emitter(backend)
