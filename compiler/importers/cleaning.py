@@ -110,14 +110,29 @@ def _drop_mask(graph: ir.Graph, node: ir.Node) -> None:
     ir.convenience.replace_nodes_and_values(graph, node, [], [ones], [mask], ones.outputs)
 
 
-def simplify_inputs(model: ir.Model) -> None:
-    """Drop inputs that have no effect, in place: the region of Resize, empty tensors of Concat."""
+def simplify_nodes(model: ir.Model) -> None:
+    """Say a few nodes more simply, in place.
+
+    Inputs without effect go: the region of Resize, empty tensors of Concat. GlobalLpPool, which onnxruntime no longer
+    runs, is an LpPool over everything.
+
+    Args:
+        model: a model with static shapes.
+    """
     for node in model.graph:
+        if node.domain == "" and node.op_type == "GlobalLpPool" and node.inputs[0] is not None:
+            _pool_everything(node, node.inputs[0].shape)
         if node.domain == "" and node.op_type == "Concat":
             _drop_empty(node)
         mode = node.attributes.get_string("coordinate_transformation_mode", "half_pixel")
         if node.domain == "" and node.op_type == "Resize" and len(node.inputs) > 1 and mode != "tf_crop_and_resize":
             node.replace_input_with(1, None)
+
+
+def _pool_everything(node: ir.Node, shape: ir.Shape | None) -> None:
+    if shape is not None:
+        node.op_type = "LpPool"
+        node.attributes["kernel_shape"] = ir.AttrInt64s("kernel_shape", [int(dim) for dim in shape.numpy()[2:]])
 
 
 def _drop_empty(node: ir.Node) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Collection
 import onnx_ir as ir
 from onnx_ir.passes import common
 
-from sparsec.compiler.importers.cleaning import name_nodes, refuse_training, remove_copies, simplify_inputs
+from sparsec.compiler.importers.cleaning import name_nodes, refuse_training, remove_copies, simplify_nodes
 from sparsec.compiler.importers.folding import fold
 from sparsec.compiler.importers.functions import expand_once, has_body
 from sparsec.compiler.importers.limits import FOLDING_ROUNDS, LOOPING_BODIES, NOT_IN_ONNXRUNTIME
@@ -41,7 +41,7 @@ def finish(model: ir.Model) -> ir.Model:
     check_types(model)
     check_values(model)
     make_padding_explicit(model)
-    simplify_inputs(model)
+    simplify_nodes(model)
     remove_copies(model.graph)
     refuse_training(model.graph)
     common.RemoveUnusedNodesPass()(model)

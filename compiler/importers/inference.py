@@ -88,11 +88,13 @@ def _type_proto(value: ir.Value) -> onnx.TypeProto:
 
 def _infer(node: ir.Node, model: ir.Model, types: _Types) -> _Types:
     imports = [onnx.OperatorSetIdProto(domain=d, version=v) for d, v in model.opset_imports.items()]
-    proto = ir.to_proto(node)
+    proto = ir.serde.serialize_node(node)
     function = model.functions.get(node.op_identifier())
     if function is not None:
         inputs = [types.get(name, onnx.TypeProto()) for name in proto.input]
-        found = shape_inference.infer_function_output_types(ir.to_proto(function), inputs, list(proto.attribute))
+        found = shape_inference.infer_function_output_types(
+            ir.serde.serialize_function(function), inputs, list(proto.attribute)
+        )
         return dict(zip(proto.output, found, strict=False))
     version = model.opset_imports.get(node.domain)
     if version is None or not defs.has(node.op_type, version, node.domain):
@@ -110,7 +112,11 @@ def _constants(node: ir.Node) -> dict[str, onnx.TensorProto]:
         for value in node.inputs
         if value is not None and value.const_value is not None and value.const_value.size <= SMALL_WEIGHT_ELEMENTS
     ]
-    return {str(value.name): ir.to_proto(value.const_value) for value in small if value.const_value is not None}
+    return {
+        str(value.name): ir.serde.serialize_tensor(value.const_value)
+        for value in small
+        if value.const_value is not None
+    }
 
 
 def _assign(node: ir.Node, types: Mapping[str, onnx.TypeProto]) -> None:

@@ -17,7 +17,7 @@ def _weights_as_inputs(model: ir.Model) -> Iterator[dict[str, ir.TensorProtocol]
     order = list(graph.initializers.values())
     large = [v for v in order if v.const_value is not None and v.const_value.size > SMALL_WEIGHT_ELEMENTS]
     inputs = list(graph.inputs)
-    tensors = {str(v.name): v.const_value for v in large if v.const_value is not None}
+    tensors = {str(v.name): v.const_value for v in order if v.const_value is not None}
     try:
         for value in large:
             graph.initializers.pop(str(value.name))
@@ -38,8 +38,8 @@ def light_proto(model: ir.Model) -> tuple[onnx.ModelProto, dict[str, ir.TensorPr
         model: any model; left as it was.
 
     Returns:
-        The model's proto, in which each large weight is a graph input behind the true ones, and the
-        weights that were left out, by name.
+        The model's proto, in which each large weight is a graph input behind the true ones, and all
+        weights by name.
     """
     with _weights_as_inputs(model) as tensors:
         return ir.to_proto(model), tensors
@@ -49,8 +49,8 @@ def restore_weights(proto: onnx.ModelProto, tensors: dict[str, ir.TensorProtocol
     """Undo :func:`light_proto` on what C++ code made of the proto.
 
     Args:
-        proto: a model in which the names of ``tensors`` are graph inputs.
-        tensors: the weights that were left out, by name.
+        proto: a model in which large weights are graph inputs.
+        tensors: all weights by name; an encoded one stays the object it is.
 
     Returns:
         A model of its own; it shares the weights' memory.
@@ -58,10 +58,10 @@ def restore_weights(proto: onnx.ModelProto, tensors: dict[str, ir.TensorProtocol
     model = ir.from_proto(proto)
     inputs = list(model.graph.inputs)
     model.graph.inputs.clear()
-    for value in inputs:
-        if value.name not in tensors:
+    for value in [*inputs, *model.graph.initializers.values()]:
+        if value.name in tensors:
+            value.const_value = tensors[value.name]
+            model.graph.register_initializer(value)
+        elif not value.is_initializer():
             model.graph.inputs.append(value)
-            continue
-        value.const_value = tensors[value.name]
-        model.graph.register_initializer(value)
     return model

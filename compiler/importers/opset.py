@@ -5,8 +5,6 @@ Three ways: a model whose operators have the same form in both versions is only 
 are first expanded to the functions that define them; everything else goes through the converter.
 """
 
-from collections.abc import Sequence
-
 import onnx
 import onnx_ir as ir
 from onnx import defs, inliner, version_converter
@@ -38,10 +36,12 @@ def convert_opset(model: ir.Model) -> ir.Model:
     Raises:
         UnsupportedError: an operator has no counterpart in OPSET.
     """
-    infer_nodes(model.graph, model, strict=False)  # refuses attributes that the converter would trust
     proto, weights = light_proto(model)
-    del proto.functions[:]
     version = opset_of(proto) or OPSET
+    if _changed(proto, version):
+        infer_nodes(model.graph, model, strict=False)  # refuses attributes that the converter would trust
+        proto, weights = light_proto(model)
+    del proto.functions[:]
     legacy = {
         node.output[0]: node.op_type
         for node in all_nodes(proto)
@@ -63,14 +63,20 @@ def _label(model: onnx.ModelProto) -> None:
     model.ir_version = IR_VERSION
 
 
+def _changed(model: onnx.ModelProto, version: int) -> list[onnx.NodeProto]:
+    """The nodes that are to be spelled differently; going down, a new type may be what is new about an operator."""
+    if version <= OPSET:
+        return [node for node in all_nodes(model) if not same_form(node, version, OPSET)]
+    return [node for node in all_nodes(model) if since(node, version) != since(node, OPSET)]
+
+
 def _upgrade(model: onnx.ModelProto, version: int) -> onnx.ModelProto:
-    changed = [node for node in all_nodes(model) if not same_form(node, version, OPSET)]
-    for node in changed:
+    for node in all_nodes(model):
         reason = _UNCONVERTIBLE.get((node.op_type, version))
         if reason is not None:
             msg = f"Operator {node.op_type!r} of opset {version}, node {node.name!r}: {reason}. Export with opset 9."
             raise UnsupportedError(msg)
-    return _convert(model, version, changed) if changed else model
+    return _convert(model, version)
 
 
 def _downgrade(model: onnx.ModelProto, version: int) -> onnx.ModelProto:
@@ -79,11 +85,13 @@ def _downgrade(model: onnx.ModelProto, version: int) -> onnx.ModelProto:
     if ids:
         spell_defaults(model, newer, version)
         model = inliner.inline_selected_functions(model, ids, exclude=False, inline_schema_functions=True)
-    changed = [node for node in all_nodes(model) if since(node, version) != since(node, OPSET)]
-    return _convert(model, version, changed) if changed else model
+    return _convert(model, version)
 
 
-def _convert(model: onnx.ModelProto, version: int, changed: Sequence[onnx.NodeProto]) -> onnx.ModelProto:
+def _convert(model: onnx.ModelProto, version: int) -> onnx.ModelProto:
+    changed = _changed(model, version)
+    if not changed:
+        return model
     names = ", ".join(sorted({repr(node.op_type) for node in changed}))
     model.ir_version = IR_VERSION  # before version 4, weights had to be inputs as well
     try:

@@ -31,32 +31,48 @@ def make_padding_explicit(model: ir.Model) -> None:
 def _pad(node: ir.Node) -> None:
     mode = node.attributes.get_string("auto_pad", "NOTSET")
     fixed = node.op_type == "ConvTranspose" and "output_shape" in node.attributes
+    _check_mode(node, mode)
     node.attributes.pop("auto_pad", None)
+    if mode == "NOTSET" and not fixed:
+        return
+    totals = _transposed_totals(node) if node.op_type == "ConvTranspose" else _totals(node)
+    if mode == "VALID" and not fixed:
+        totals = [0] * len(totals)
+    _set_pads(node, [max(total, 0) for total in totals], upper=mode == "SAME_UPPER")
+
+
+def _check_mode(node: ir.Node, mode: str) -> None:
     if mode not in ("NOTSET", "SAME_UPPER", "SAME_LOWER", "VALID"):
         msg = f"Operator {node.op_type!r}, node {node.name!r}: 'auto_pad' is {mode!r}, which ONNX does not know."
         raise ModelError(msg)
-    if mode == "NOTSET" and not fixed:
-        return
     if mode == "VALID" and node.attributes.get_int("ceil_mode", 0) == 1:
         msg = f"Operator {node.op_type!r}, node {node.name!r}: 'auto_pad' VALID and 'ceil_mode' contradict each other."
         raise UnsupportedError(msg)
-    sizes, outputs, kernel = _spatial(node.inputs[0]), _spatial(node.outputs[0]), _kernel(node)
+
+
+def _windows(node: ir.Node) -> list[tuple[int, int, int, int]]:
+    """Input size, output size, stride and reach of the window, for each spatial dimension."""
+    kernel = _kernel(node)
     strides = node.attributes.get_ints("strides", [1] * len(kernel))
     dilations = node.attributes.get_ints("dilations", [1] * len(kernel))
     reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
-    if node.op_type == "ConvTranspose":
-        extra = node.attributes.get_ints("output_padding", [0] * len(kernel))
-        totals = [s * (i - 1) + e + r - o for s, i, e, r, o in zip(strides, sizes, extra, reach, outputs, strict=True)]
-        node.attributes.pop("output_shape", None)
-        short = [max(-total, 0) for total in totals]
-        if any(short):  # the output is larger than the windows reach
-            extra = [e + more for e, more in zip(extra, short, strict=True)]
-            node.attributes["output_padding"] = ir.AttrInt64s("output_padding", extra)
-    else:
-        totals = [(o - 1) * s + r - i for o, s, r, i in zip(outputs, strides, reach, sizes, strict=True)]
-    if mode == "VALID" and not fixed:
-        totals = [0] * len(kernel)
-    _set_pads(node, [max(total, 0) for total in totals], upper=mode == "SAME_UPPER")
+    return list(zip(_spatial(node.inputs[0]), _spatial(node.outputs[0]), strides, reach, strict=True))
+
+
+def _totals(node: ir.Node) -> list[int]:
+    return [(outputs - 1) * stride + reach - inputs for inputs, outputs, stride, reach in _windows(node)]
+
+
+def _transposed_totals(node: ir.Node) -> list[int]:
+    """Pads of a ConvTranspose; where its windows do not reach the output's end, output_padding grows instead."""
+    windows = _windows(node)
+    extra = node.attributes.get_ints("output_padding", [0] * len(windows))
+    totals = [s * (i - 1) + e + reach - o for e, (i, o, s, reach) in zip(extra, windows, strict=True)]
+    node.attributes.pop("output_shape", None)
+    if min(totals, default=0) < 0:
+        grown = [e + max(-total, 0) for e, total in zip(extra, totals, strict=True)]
+        node.attributes["output_padding"] = ir.AttrInt64s("output_padding", grown)
+    return totals
 
 
 def _set_pads(node: ir.Node, totals: Sequence[int], *, upper: bool) -> None:

@@ -20,9 +20,9 @@ def complete_shapes(node: ir.Node) -> None:
     rule = _RULES.get(node.op_type) if node.domain == "" and open_outputs else None
     shapes = rule(node) if rule is not None else None
     for value, dims in zip(node.outputs, shapes or [], strict=False):
-        if value.name and value.shape is None:
-            value.shape = ir.Shape(dims)
-            value.type = value.type or _type_of(node)
+        kind = value.type or _type_of(node)
+        if value.name and value.shape is None and kind is not None:
+            value.type, value.shape = kind, ir.Shape(dims)
 
 
 def _type_of(node: ir.Node) -> ir.TypeProtocol | None:

@@ -33,6 +33,7 @@ OLD = {
     "average pool 7": (7, IMAGE + " { y = AveragePool <kernel_shape = [3,3], pads = [1,1,1,1]> (x) }"),
     "max pool 8": (8, IMAGE + " { y = MaxPool <kernel_shape = [3,3], strides = [2,2]> (x) }"),
     "lp pool 11": (11, IMAGE + " { y = LpPool <kernel_shape = [3,3], p = 3> (x) }"),
+    "global lp pool 2": (18, IMAGE + " { y = GlobalLpPool <p = 3> (x) }"),
     "clip 6": (7, MATRIX + " { y = Clip <max = 0.5, min = -0.2> (x) }"),
     "dropout 7": (7, MATRIX + " { z = Dropout(x) y = Relu(z) }"),
     "slice 9": (9, MATRIX + " { y = Slice <axes = [0,1], starts = [1,-3], ends = [3,1000]> (x) }"),

@@ -159,6 +159,30 @@ def test_nodes_that_cannot_be_executed(parse: Parse, graph_text: str, match: str
         load_onnx(parse(graph_text))
 
 
+@pytest.mark.parametrize("axis", [2**63 - 1, -(2**63), 4, -5, 100])
+@pytest.mark.parametrize("opset", [17, 27])
+def test_axes_that_are_not_there(parse: Parse, axis: int, opset: int) -> None:
+    """ONNX's inference would read behind the dimensions, in the model's opset as well as in ours."""
+    text = f"""g (float[2,3,4,5] x, float[4,5] w, int64[2] s) => (float[2,3,4,5] y, int64[1] n) {{
+        n = ReduceSum <keepdims = 1> (s) y = LayerNormalization <axis = {axis}> (x, w) }}"""
+    with pytest.raises(ModelError, match=f"'LayerNormalization', node 'y': its 'axis' is {axis}, but its first input"):
+        load_onnx(parse(text, opset))
+
+
+def test_negative_batch_dimensions(parse: Parse) -> None:
+    text = "g (int32[2,2,2] x, int64[2,1] i) => (int32[2,2] y) { y = GatherND <batch_dims = -2> (x, i) }"
+    with pytest.raises(ModelError, match="its 'batch_dims' is -2"):
+        load_onnx(parse(text))
+
+
+def test_axis_inside_a_branch(parse: Parse) -> None:
+    text = """g (float[2,3] x, float[3] w, bool c) => (float[2,3] y) {
+        y = If(c) <then_branch = t () => (float[2,3] a) { a = LayerNormalization <axis = 99> (x, w) },
+                   else_branch = e () => (float[2,3] b) { b = Neg(x) }> }"""
+    with pytest.raises(ModelError, match="its 'axis' is 99"):
+        load_onnx(parse(text))
+
+
 class TestFunctions:
     def test_recursion(self, parse: Parse) -> None:
         text = '<domain: "d", opset_import: ["" : 17, "d" : 1]> f (x) => (y) { y = d.f(x) }'
