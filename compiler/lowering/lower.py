@@ -17,12 +17,14 @@ from sparsec.compiler.lowering.anchors import (
     movement,
     products,
     recurrent,
+    reinterpret,
     resize,
     rows,
     transposed,
 )
 from sparsec.compiler.lowering.anchors.anchor import Anchor, report_plain
 from sparsec.compiler.lowering.codes import codes_behind, quantizer
+from sparsec.compiler.lowering.decompose import decompose
 from sparsec.compiler.lowering.elementwise import RULES, is_elementwise
 from sparsec.compiler.lowering.emitter import Buffer, Emitter, NoKernelError, View
 from sparsec.compiler.lowering.kernel import Backend
@@ -34,6 +36,7 @@ ANCHORS: dict[str, Anchor] = (
     convolution.ANCHORS
     | products.ANCHORS
     | rows.ANCHORS
+    | reinterpret.ANCHORS
     | resize.ANCHORS
     | transposed.ANCHORS
     | movement.ANCHORS
@@ -62,6 +65,7 @@ def lower(model: ir.Model, backend: Backend, name: str, progress: Callable[[int,
     Raises:
         UnsupportedError: If an operator, or a use of it, has neither kernel nor fallback.
     """
+    model = decompose(model, lambda node: node.op_type in ANCHORS and ANCHORS[node.op_type].accepts(node))
     expanded = expand_function_ops(model, {*ANCHORS, *RULES, *_REFUSED, *backend.operators})
     expanded.graph.sort()
     graph = halves.widened(expanded).graph

@@ -38,6 +38,13 @@ them so; the judge therefore hands them over as initializers. Data inputs are ne
 """
 
 
+ABSOLUTE = {"DFT": 1e-6}
+"""Absolute tolerances by operator where the suite's are too fine for its own data.
+
+Where an inverse DFT gives exactly 0, the expected values hold the rounding errors of a float32 FFT, up to 2e-7.
+"""
+
+
 @dataclass(frozen=True, eq=False)
 class Case:
     """One case.
@@ -88,7 +95,8 @@ def _case(test: Any) -> Case:
         sets = [
             (_read(place, "input", model.graph.input), _read(place, "output", model.graph.output)) for place in places
         ]
-    return _with_constants(Case(test.name, model, [tuple(map(_arrays, pair)) for pair in sets], test.rtol, test.atol))
+    atol = max([test.atol, *(ABSOLUTE.get(node.op_type, 0.0) for node in model.graph.node)])
+    return _with_constants(Case(test.name, model, [tuple(map(_arrays, pair)) for pair in sets], test.rtol, atol))
 
 
 def _with_constants(case: Case) -> Case:

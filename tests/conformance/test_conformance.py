@@ -3,7 +3,6 @@
 
 import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +18,9 @@ ARTIFACTS = (
     "test_clip_example", "test_concat_2d_axis_1", "test_convtranspose", "test_cumsum_1d",
     "test_depthtospace_example", "test_einsum_transpose", "test_gather_elements_0", "test_gelu_default_1",
     "test_gemm_default_matrix_bias", "test_layer_normalization_4d_axis3", "test_lrn", "test_matmul_3d",
-    "test_maxpool_2d_strides", "test_qlinearmatmul_2D_uint8_float32", "test_quantizelinear", "test_reduce_l2_do_not_keepdims_example",
-    "test_scatternd_add", "test_softmax_axis_1", "test_top_k", "test_transpose_all_permutations_3", "test_where_example",
+    "test_maxpool_2d_strides", "test_qlinearmatmul_2D_uint8_float32", "test_quantizelinear",
+    "test_reduce_l2_do_not_keepdims_example", "test_scatternd_add", "test_softmax_axis_1", "test_top_k",
+    "test_transpose_all_permutations_3", "test_where_example",
 )  # fmt: skip
 """Kernels and fallbacks that are compiled to whole artifacts."""
 
@@ -47,10 +47,10 @@ def known() -> dict[str, Case]:
 
 
 @pytest.fixture(scope="module")
-def verdicts(known: dict[str, Case]) -> Iterator[dict[str, Verdict]]:
+def verdicts(known: dict[str, Case]) -> dict[str, Verdict]:
     """What came of one case for each operator, and of the refusals."""
     names = [*PASSING.read_text("utf-8").split(), *REFUSALS]
-    yield {verdict.name: verdict for verdict in judge([known[name] for name in names], "x86")}
+    return {verdict.name: verdict for verdict in judge([known[name] for name in names], "x86")}
 
 
 def test_one_case_of_each_operator_passes(verdicts: dict[str, Verdict]) -> None:
