@@ -66,12 +66,12 @@ def erf(x: Expr) -> Expr:
 
 def sigmoid(x: Expr) -> Expr:
     """1 / (1 + e to the -x); relative error below 4e-7 down to results of 1e-38."""
-    return let(exp(-x), lambda e: 1.0 / (1.0 + e))
+    return _by_type(x, lambda t: 1.0 / (1.0 + exp(-t)), lambda t: 1.0 / (1.0 + exp(-t)))
 
 
 def rsqrt(x: Expr) -> Expr:
     """1 / sqrt(x), by two instructions, both exactly rounded."""
-    return 1.0 / double.sqrt(x)
+    return _by_type(x, lambda t: 1.0 / double.sqrt(t), lambda t: 1.0 / double.sqrt(t))
 
 
 def round_even(x: Expr) -> Expr:
@@ -92,22 +92,79 @@ def mark(function: tirx.PrimFunc) -> tirx.PrimFunc:
 
 
 def expand(function: tirx.PrimFunc) -> tirx.PrimFunc:
-    """Put the expressions in the place of what `mark` hid.
+    """Put the expressions in the place of what `mark` hid, after all lowering.
 
-    After all lowering, because TVM's simplifier would write every bound name out wherever it is used.
+    Each argument and each result goes through a local variable in memory, which LLVM turns back into registers:
+    TVM writes every name out wherever it is used, so that functions of functions would grow without end.
     """
+    guarded = _map(function.body, [(tvm.ir.Call, _expand_guarded), (tirx.Let, _expand_all)])
+    hoisted = _map(guarded, [(tirx.BufferStore, _hoist_store), (tirx.SeqStmt, _hoist_bindings)])
+    return function.with_body(_expand_all(hoisted))
 
-    def show(call: tvm.ir.Call) -> Expr:
-        if not isinstance(call.op, tvm.ir.Op) or call.op.name != "tirx.call_pure_extern":
-            return call
-        name = call.args[0].value
-        return _FUNCTIONS[name.removeprefix(_MARK)](*call.args[1:]) if name.startswith(_MARK) else call
 
-    return _map_calls(function, show)
+def _map(node: Any, changes: Any) -> Any:
+    return tvm_ffi.structural_map(node, changes, order="post")
 
 
 def _map_calls(function: tirx.PrimFunc, replace: Callable[[tvm.ir.Call], Expr]) -> tirx.PrimFunc:
-    return function.with_body(tvm_ffi.structural_map(function.body, (tvm.ir.Call, replace), order="post"))
+    return function.with_body(_map(function.body, (tvm.ir.Call, replace)))
+
+
+def _marked(call: tvm.ir.Call) -> str:
+    """The name of the function that a call stands for, if `mark` hid it."""
+    if not isinstance(call.op, tvm.ir.Op) or call.op.name != "tirx.call_pure_extern":
+        return ""
+    name = str(call.args[0].value)
+    return name.removeprefix(_MARK) if name.startswith(_MARK) else ""
+
+
+def _expand_all(node: Any) -> Any:
+    def show(call: tvm.ir.Call) -> Expr:
+        name = _marked(call)
+        return _FUNCTIONS[name](*call.args[1:]) if name else call
+
+    return _map(node, (tvm.ir.Call, show))
+
+
+def _expand_guarded(call: tvm.ir.Call) -> Expr:
+    """What is computed only under a condition must stay there: it may read beyond a buffer otherwise."""
+    guards = isinstance(call.op, tvm.ir.Op) and call.op.name == "tirx.if_then_else"
+    return _expand_all(call) if guards else call
+
+
+def _hoist(value: Expr) -> tuple[list[tirx.Stmt], Expr]:
+    """Statements that compute the marked calls in `value`, and what is left of it."""
+    before: list[tirx.Stmt] = []
+
+    def variable(part: Expr) -> Expr:
+        buffer = tirx.decl_buffer((1,), str(part.ty), "m", scope="local")
+        zero = [tirx.IntImm("int32", 0)]
+        before.extend((tirx.AllocBuffer(buffer), tirx.BufferStore(buffer, part, zero)))
+        return tirx.BufferLoad(buffer, zero)
+
+    def replace(call: tvm.ir.Call) -> Expr:
+        name = _marked(call)
+        return variable(_FUNCTIONS[name](*(variable(arg) for arg in call.args[1:]))) if name else call
+
+    left = _map(value, (tvm.ir.Call, replace))
+    return before, left
+
+
+def _hoist_store(store: tirx.BufferStore) -> tirx.Stmt:
+    before, value = _hoist(store.value)
+    return tirx.SeqStmt([*before, tirx.BufferStore(store.buffer, value, store.indices)]) if before else store
+
+
+def _hoist_bindings(sequence: tirx.SeqStmt) -> tirx.Stmt:
+    """A binding is seen by the statements behind it, so what it needs goes before it in the same sequence."""
+    statements: list[tirx.Stmt] = []
+    for statement in sequence.seq:
+        if isinstance(statement, tirx.Bind):
+            before, value = _hoist(statement.value)
+            statements.extend((*before, tirx.Bind(statement.var, value)))
+        else:
+            statements.append(statement)
+    return tirx.SeqStmt(statements) if len(statements) > len(sequence.seq) else sequence
 
 
 def _by_type(x: Expr, single: Callable[[Expr], Expr], wide: Callable[[Expr], Expr]) -> Expr:

@@ -19,6 +19,7 @@ import tvm_ffi
 from tvm import s_tir, tirx
 from tvm.ir import PointerType, PrimType
 
+from sparsec.backends import half
 from sparsec.backends.isa import ELEMENT_BYTES, Isa
 from sparsec.backends.math import expand, mark
 from sparsec.compiler.errors import ToolchainError
@@ -145,7 +146,8 @@ def lower(function: tirx.PrimFunc, name: str, target: tvm.target.Target) -> tupl
             module = make()(module)
         plain, size = _lift_allocations(_pointer_parameters(_plain_loops(mark(module[name]))))
         _check_calls(plain)
-        return expand(tirx.transform.LowerIntrin()(tvm.IRModule({name: plain}))[name]), size
+        bare = expand(tirx.transform.LowerIntrin()(tvm.IRModule({name: plain}))[name])
+        return (half.legalize(bare) if str(target.attrs["mtriple"]).startswith("wasm") else bare), size
 
 
 def _check_calls(function: tirx.PrimFunc) -> None:

@@ -4,6 +4,7 @@ import ctypes
 import mpmath
 import numpy as np
 import pytest
+import wasmtime
 from tvm import tirx
 from tvm.script import tirx as T
 
@@ -160,6 +161,26 @@ def test_pow_and_fmod_follow_c(library, dtype):
             call(library, f"pow_{dtype}", x, y), np.power(x, y), rtol=1e-13 if dtype == "float64" else 5e-7
         )
         np.testing.assert_array_equal(call(library, f"fmod_{dtype}", x, y), np.fmod(x, y))
+
+
+@pytest.mark.parametrize("name", ["simd128", "relaxed-simd"])
+def test_webassembly_computes_the_same_without_fused_multiplication(library, name):
+    functions = {f"{n}_{d}": unary(getattr(tirx, n), d) for n in UNARY for d in ("float16", "float32", "float64")}
+    isa, store = ISAS[name], wasmtime.Store()
+    module = wasmtime.Module(
+        store.engine, link.wasm_module([build_object(functions, isa).object], isa, list(functions))
+    )
+    exports = wasmtime.Instance(store, module, []).exports(store)
+    memory, start = exports["memory"], exports["__heap_base"].value(store)
+    memory.grow(store, 1)
+    for function in functions:
+        op, dtype = function.rsplit("_", 1)
+        x = samples(op, dtype)
+        memory.write(store, x.tobytes(), start)
+        exports[function](store, start, start + x.nbytes)
+        got = np.frombuffer(memory.read(store, start + x.nbytes, start + 2 * x.nbytes), dtype)
+        bound = {"float16": 1e-3, "float32": 6e-7, "float64": 1e-13}[dtype]
+        assert errors(got.astype("float64"), call(library, function, x).astype("float64")).max() < bound, function
 
 
 def test_trigonometry_of_huge_arguments_is_not_a_number(library):
