@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from sparsec.compiler.graph import attribute, constant_of, shape_of
 from sparsec.compiler.importers.finish import finish, lift_weights
+from sparsec.compiler.lowering.anchors.resize import ambiguous
 from sparsec.compiler.lowering.resampling import resize_matrix
 
 Array = NDArray[Any]
@@ -289,7 +290,7 @@ def _resize(node: ir.Node, body: Body) -> ir.Value | None:
     out = shape_of(node.outputs[0])
     known = all(value is None or constant_of(value) is not None for value in node.inputs[1:])
     outside = attribute(node, "coordinate_transformation_mode", "half_pixel") == "tf_crop_and_resize"
-    if not known or not _floats(source):
+    if not known or not _floats(source) or ambiguous(node):
         return None
     axes = [axis % len(shape) for axis in attribute(node, "axes", None) or range(len(shape))]
     region, scales = (constant_of(_input(node, index)) for index in (1, 2))
@@ -316,8 +317,9 @@ def _kept_scale(node: ir.Node, lengths: list[int]) -> float:
 
 
 def _eye_like(node: ir.Node, body: Body) -> ir.Value | None:
-    shape, out = shape_of(node.outputs[0]), node.outputs[0]
-    return body.call("Identity", body.constant(np.eye(*shape, k=attribute(node, "k", 0)).astype(_dtype(out))))
+    rows, columns = shape_of(node.outputs[0])
+    ones = np.eye(rows, columns, k=int(attribute(node, "k", 0)), dtype=_dtype(node.outputs[0]))
+    return body.call("Identity", body.constant(ones))
 
 
 def _determinant(node: ir.Node, body: Body) -> ir.Value | None:

@@ -17,19 +17,20 @@ KINDS = ("node", "simple", "pytorch-operator", "pytorch-converted")
 
 
 PARAMETERS: dict[str, tuple[int, ...]] = {
-    "BatchNormalization": (1, 2, 3, 4), "CastLike": (1,), "CenterCropPad": (1,), "Clip": (1, 2), "ConstantOfShape": (0,), "Conv": (1, 2),
+    "AffineGrid": (1,), "BatchNormalization": (1, 2, 3, 4), "BlackmanWindow": (0,), "CastLike": (1,),
+    "CenterCropPad": (1,), "Clip": (1, 2), "Col2Im": (1, 2), "ConstantOfShape": (0,), "Conv": (1, 2),
     "ConvInteger": (1, 2, 3), "ConvTranspose": (1, 2), "CumProd": (1,), "CumSum": (1,), "DFT": (1, 2),
     "DeformConv": (1, 3), "DequantizeLinear": (1, 2), "Dropout": (1, 2), "Expand": (1,), "GRU": (1, 2, 3, 4),
-    "GroupNormalization": (1, 2), "ImageDecoder": (), "LSTM": (1, 2, 3, 4, 7), "LayerNormalization": (1, 2), "Loop": (0, 1),
-    "MatMulInteger": (2, 3), "MaxUnpool": (2,), "MelWeightMatrix": (0, 1, 2, 3, 4), "OneHot": (1, 2), "Pad": (1, 2, 3),
-    "QLinearConv": (1, 2, 3, 4, 5, 6, 7, 8), "QLinearMatMul": (1, 2, 4, 5, 6, 7), "QuantizeLinear": (1, 2),
-    "RNN": (1, 2, 3, 4), "Range": (0, 1, 2), "ReduceL1": (1,), "ReduceL2": (1,), "ReduceLogSum": (1,),
-    "ReduceLogSumExp": (1,), "ReduceMax": (1,), "ReduceMean": (1,), "ReduceMin": (1,), "ReduceProd": (1,),
-    "ReduceSum": (1,), "ReduceSumSquare": (1,), "Reshape": (1,), "Resize": (1, 2, 3), "RotaryEmbedding": (3,),
-    "STFT": (1, 2, 3), "Slice": (1, 2, 3, 4), "Split": (1,), "SplitToSequence": (1,), "Squeeze": (1,),
-    "Tile": (1,), "TopK": (1,), "Trilu": (1,), "Unsqueeze": (1,), "Upsample": (1,), "BlackmanWindow": (0,),
-    "HammingWindow": (0,), "HannWindow": (0,), "GridSample": (), "AffineGrid": (1,), "MaxRoiPool": (), "RMSNormalization": (1,),
-    "If": (0,), "TensorScatter": (2,), "Col2Im": (1, 2), "Gather": (), "InstanceNormalization": (1, 2), "PRelu": (1,),
+    "GroupNormalization": (1, 2), "HammingWindow": (0,), "HannWindow": (0,), "If": (0,),
+    "InstanceNormalization": (1, 2), "LSTM": (1, 2, 3, 4, 7), "LayerNormalization": (1, 2), "Loop": (0, 1),
+    "MatMulInteger": (2, 3), "MaxUnpool": (2,), "MelWeightMatrix": (0, 1, 2, 3, 4), "OneHot": (1, 2), "PRelu": (1,),
+    "Pad": (1, 2, 3), "QLinearConv": (1, 2, 3, 4, 5, 6, 7, 8), "QLinearMatMul": (1, 2, 4, 5, 6, 7),
+    "QuantizeLinear": (1, 2), "RMSNormalization": (1,), "RNN": (1, 2, 3, 4), "Range": (0, 1, 2), "ReduceL1": (1,),
+    "ReduceL2": (1,), "ReduceLogSum": (1,), "ReduceLogSumExp": (1,), "ReduceMax": (1,), "ReduceMean": (1,),
+    "ReduceMin": (1,), "ReduceProd": (1,), "ReduceSum": (1,), "ReduceSumSquare": (1,), "Reshape": (1,),
+    "Resize": (1, 2, 3), "RotaryEmbedding": (3,), "STFT": (1, 2, 3), "Slice": (1, 2, 3, 4), "Split": (1,),
+    "SplitToSequence": (1,), "Squeeze": (1,), "TensorScatter": (2,), "Tile": (1,), "TopK": (1,), "Trilu": (1,),
+    "Unsqueeze": (1,), "Upsample": (1,),
 }  # fmt: skip
 """Inputs that hold parameters (shapes, axes, sizes, weights, scales), by operator.
 

@@ -14,13 +14,13 @@ from sparsec.compiler.lowering.kernel import Array
 from sparsec.compiler.lowering.ops import Interpolate
 from sparsec.compiler.lowering.regions import Region
 
-_COORDINATES: dict[str, Callable[[Array, float, int, float], Array]] = {
+_COORDINATES: dict[str, Callable[[Array, float, int, int], Array]] = {
     "half_pixel": lambda x, scale, _n, _m: (x + 0.5) / scale - 0.5,
     "pytorch_half_pixel": lambda x, scale, _n, m: (x + 0.5) / scale - 0.5 if m > 1 else x * 0,
     "asymmetric": lambda x, scale, _n, _m: x / scale,
     "align_corners": lambda x, _scale, n, m: x * ((n - 1) / (m - 1)) if m > 1 else x * 0,
 }
-"""Where output element x lies in the input, from scale, input length and output length, a fraction if scaled so."""
+"""Where output element x lies in the input, from scale, input length and output length."""
 
 _NEAREST: dict[str, Callable[[Array], Array]] = {
     "round_prefer_floor": lambda x: np.ceil(x - 0.5),
@@ -28,6 +28,10 @@ _NEAREST: dict[str, Callable[[Array], Array]] = {
     "floor": np.floor,
     "ceil": np.ceil,
 }
+
+
+_EVEN = 1e-6
+"""Relative error of a scale that float32 rounded."""
 
 
 def accepts(node: ir.Node) -> bool:
@@ -40,7 +44,18 @@ def accepts(node: ir.Node) -> bool:
     stretched = attribute(node, "keep_aspect_ratio_policy", "stretch") == "stretch" and not attribute(node, "axes")
     same = shape_of(source)[:-2] == shape_of(out)[:-2]
     modes = attribute(node, "mode", "nearest") in ("nearest", "linear") and _mode(node) in _COORDINATES
-    return known and not rare and stretched and same and modes
+    return known and not rare and stretched and same and modes and not ambiguous(node)
+
+
+def ambiguous(node: ir.Node) -> bool:
+    """Whether corners are aligned by scales that give no whole lengths: ONNX and onnxruntime then differ."""
+    scales = constant_of(node.inputs[2]) if len(node.inputs) > 2 else None
+    source = node.inputs[0]
+    if scales is None or source is None or _mode(node) != "align_corners":
+        return False
+    axes = attribute(node, "axes", None) or range(scales.size)
+    lengths = [shape_of(source)[axis] * float(scale) for axis, scale in zip(axes, scales.reshape(-1), strict=False)]
+    return any(abs(length - round(length)) > _EVEN * length for length in lengths)
 
 
 def emit(emitter: Emitter, region: Region) -> None:
@@ -65,7 +80,7 @@ def _tables(node: ir.Node, length: int, out: int, axis: int) -> tuple[Array, Arr
     """First source element int32 [out], and the weight of the one behind it float32 [out]."""
     scales = constant_of(node.inputs[2]) if len(node.inputs) > 2 else None
     scale = out / length if scales is None or not scales.size else float(scales.reshape(-1)[axis])
-    place = _COORDINATES[_mode(node)](np.arange(out, dtype=np.float64), scale, length, scale * length)
+    place = _COORDINATES[_mode(node)](np.arange(out, dtype=np.float64), scale, length, out)
     if attribute(node, "mode", "nearest") == "nearest":
         first = _NEAREST[attribute(node, "nearest_mode", "round_prefer_floor")](place)
         return np.clip(first, 0, length - 1).astype(np.int32), np.zeros(out, np.float32)

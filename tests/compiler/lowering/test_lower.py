@@ -143,7 +143,7 @@ CASES = {
     "resize-linear": (
         [node("Resize", "x r s", mode="linear", coordinate_transformation_mode="align_corners")],
         {"x": [1, 2, 5, 4]},
-        {"r": np.zeros(0, np.float32), "s": np.array([1, 1, 1.5, 2.5], np.float32)},
+        {"r": np.zeros(0, np.float32), "s": np.array([1, 1, 1.6, 2.5], np.float32)},
     ),
     "resize-nearest": (
         [node("Resize", "x r s", nearest_mode="floor", coordinate_transformation_mode="asymmetric")],
