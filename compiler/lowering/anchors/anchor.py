@@ -16,9 +16,10 @@ from sparsec.compiler.lowering.codes import Codes, codes_behind
 from sparsec.compiler.lowering.emitter import Emitter, View
 from sparsec.compiler.lowering.kernel import Array, KernelSpec
 from sparsec.compiler.lowering.layout import Layout
-from sparsec.compiler.lowering.ops import Epilogue
+from sparsec.compiler.lowering.ops import CHANNELS, CHANNELS4, Epilogue
+from sparsec.compiler.lowering.ops import PLAIN as ROW_MAJOR
 from sparsec.compiler.lowering.program import LayerChoice
-from sparsec.compiler.lowering.regions import Region
+from sparsec.compiler.lowering.regions import CHANNEL, Region
 from sparsec.compiler.lowering.select import Choice
 from sparsec.compiler.lowering.weights import Weight
 
@@ -79,14 +80,25 @@ def integer_input(value: ir.Value | None, weight: Weight) -> Codes | None:
 def emit_operands(
     emitter: Emitter, spec: KernelSpec, sources: Sequence[Source], kinds: Sequence[str], axis: int | None
 ) -> list[View]:
-    """Views of the epilogue's operands, in the layout of the spec's output where they have its shape."""
-    where = layout.for_kernel(spec.output, axis)
+    """Views of the epilogue's operands.
+
+    Those of the output's shape are row-major for a row-major token kernel; else, whatever is stored, float32 in
+    ``channels`` and codes in ``channels4``.
+    """
     return [
         emitter.constant(source)
         if isinstance(source, np.ndarray)
-        else emitter.read(source, where if kind in ("full", "codes") else layout.PLAIN)
+        else emitter.read(source, operand_layout(spec, kind, axis))
         for source, kind in zip(sources, kinds, strict=True)
     ]
+
+
+def operand_layout(spec: KernelSpec, kind: str, axis: int | None) -> Layout:
+    """The layout in which a kernel reads an epilogue's operand of this kind."""
+    packed = {"full": CHANNELS, "codes": CHANNELS4}.get(kind)
+    if packed is None or (axis != CHANNEL and spec.output == ROW_MAJOR):
+        return layout.PLAIN
+    return layout.for_kernel(packed, axis)
 
 
 def relayout_price(emitter: Emitter, value: ir.Value, axis: int | None, out: ir.Value) -> Callable[[KernelSpec], float]:

@@ -14,6 +14,7 @@ from sparsec.compiler.lowering.anchors.anchor import (
     floats,
     integer_input,
     integer_tail,
+    operand_layout,
     relayout_price,
     report,
     tail,
@@ -83,7 +84,7 @@ def _calls(
     for image in range(shape_of(data)[0]):
         prepared = _prepare(emitter, spec, source.at(image * steps_in), region.name)
         moved = [
-            view.at(image * _image_bytes(where_out, value))
+            view.at(image * _image_bytes(operand_layout(spec, kind, CHANNEL), value))
             if isinstance(value, ir.Value) and kind in ("full", "codes")
             else view
             for view, value, kind in zip(extra, *operands, strict=True)

@@ -86,11 +86,13 @@ def finish(epilogue, result, operands, channel_axis, packed):
             values.append(vector[:, None] if channel_axis == 0 else vector[None])
         else:
             dtype = "uint8" if kind == "codes" else "float32"
-            transposed = packed and channel_axis == 1
+            channels = packed or channel_axis == 0
+            transposed = channels and channel_axis == 1
             shape = result.shape[::-1] if transposed else result.shape
-            count = -(-shape[0] // 4) * 4 * shape[1] if packed else result.size
+            words = channels and kind == "codes"
+            count = -(-shape[0] // 4) * 4 * shape[1] if words else result.size
             data = view.read(dtype, count)
-            data = _unpack(data, *shape) if packed else data.reshape(shape)
+            data = _unpack(data, *shape) if words else data.reshape(shape)
             values.append(data.T if transposed else data)
     out = epilogue.expression(result, *values)
     out = np.broadcast_to(out, result.shape).astype(epilogue.dtype)
