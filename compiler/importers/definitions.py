@@ -49,7 +49,7 @@ def _definition(node: onnx.NodeProto, types: dict[str, onnx.TypeProto]) -> onnx.
         return None
     given = [types.get(name, onnx.TypeProto()).SerializeToString() for name in node.input]
     text = schema.get_context_dependent_function_with_opset_version(versions[-1], node.SerializeToString(), given)
-    definition = onnx.FunctionProto.FromString(text)
+    definition: onnx.FunctionProto = onnx.FunctionProto.FromString(text)
     if not all(node.op_type in _WIDENED or same_form(node, versions[-1], OPSET) for node in definition.node):
         return None
     del definition.opset_import[:]

@@ -162,6 +162,8 @@ def _not_static(node: ir.Node, value: ir.Value) -> UnsupportedError:
     where = f"Operator {node.op_type!r}, node {node.name!r}, output {value.name!r}"
     if value.type is not None and not isinstance(value.type, ir.TensorType):
         return UnsupportedError(f"{where}: is no tensor; sequences, optionals and maps are not supported.")
+    if any(attribute.type == ir.AttributeType.GRAPH for attribute in node.attributes.values()):
+        return UnsupportedError(f"{where}: its shape is unknown; loops and branches that data decide are not compiled.")
     found = "unknown" if value.shape is None else _text(value.shape.dims)
     return UnsupportedError(f"{where}: its shape ({found}) depends on the data; a compiled model has static shapes.")
 
