@@ -92,8 +92,8 @@ def test_what_the_file_says_about_values_in_between_is_not_believed(parse: Parse
         ),
         ("g (float[4] x, bool[4] c) => (float[n] y) { y = Compress(x, c) }", "Operator 'Compress'"),
         (
-            "g (float[4] x, int64 n, bool s) => (float[m,4] y) { y = Loop <body = b (int64 i, bool c) => (bool d, float[4] z) "
-            "{ d = Identity(c) z = Abs(x) }> (n, s) }",
+            "g (float[4] x, int64 n, bool s) => (float[m,4] y) "
+            "{ y = Loop <body = b (int64 i, bool c) => (bool d, float[4] z) { d = Identity(c) z = Abs(x) }> (n, s) }",
             "'Loop', node 'y', output 'y': its shape is unknown; loops",
         ),
         ("g (float[4] x, int64[1] s) => (float[n] y) { y = Reshape(x, s) }", "Operator 'Reshape'"),
