@@ -31,6 +31,11 @@ def _dropout(node: ir.Node, constants: Sequence[Array | None]) -> str:
     return "" if off else "it may be in training mode; export the model for inference."
 
 
+def _max_unpool(node: ir.Node, constants: Sequence[Array | None]) -> str:
+    del constants
+    return "its output's shape is given." if len(node.inputs) > 2 and node.inputs[2] is not None else ""
+
+
 def _resize(node: ir.Node, constants: Sequence[Array | None]) -> str:
     if attribute(node, "antialias", 0):
         return "'antialias' is set."
@@ -58,6 +63,7 @@ _EVEN = 1e-6
 KNOWN_WRONG: Mapping[str, Check] = {
     "BatchNormalization": _batch_norm,
     "Dropout": _dropout,
+    "MaxUnpool": _max_unpool,
     "Resize": _resize,
     "RoiAlign": _roi_align,
     "SpaceToDepth": _space_to_depth,
