@@ -94,8 +94,8 @@ def build_object(functions: Mapping[str, tirx.PrimFunc], isa: Isa) -> Object:
         isa: What to compile for.
 
     Returns:
-        The object. Symbols it leaves undefined are C functions (of the model, the C library's mathematics,
-        ``memcpy`` and its like); `sparsec.backends.link` resolves the latter two without a C library.
+        The object. What it leaves undefined are other functions of the model, and what compilers take for
+        granted, such as ``memcpy``; `sparsec.backends.link` has the latter, without a C library.
 
     Raises:
         ToolchainError: If a function cannot be compiled.

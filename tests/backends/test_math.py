@@ -4,6 +4,7 @@ import ctypes
 import mpmath
 import numpy as np
 import pytest
+import tvm
 import wasmtime
 from tvm import tirx
 from tvm.script import tirx as T
@@ -11,7 +12,7 @@ from tvm.script import tirx as T
 from sparsec.backends import link
 from sparsec.backends.isa import ISAS
 from sparsec.backends.math import _FUNCTIONS
-from sparsec.backends.tir import build_object
+from sparsec.backends.tir import build_object, llvm_target, lower
 
 BINARY = {"pow", "fmod", "hypot"}
 UNARY = [name for name in _FUNCTIONS if name not in BINARY]
@@ -186,3 +187,43 @@ def test_webassembly_computes_the_same_without_fused_multiplication(library, nam
 def test_trigonometry_of_huge_arguments_is_not_a_number(library):
     x = np.full(COUNT, 1e30, "float32")
     assert np.isnan(call(library, "sin_float32", x)).all()
+
+
+def nested(depth):
+    def op(x):
+        for _ in range(depth):
+            x = tirx.erf(tirx.tanh(x) * 2.0)
+        return x
+
+    return op
+
+
+def test_functions_of_functions_grow_no_faster_than_their_number():
+    target = tvm.target.Target(llvm_target(ISAS["avx2"]))
+    sizes = [len(lower(unary(nested(depth), "float32"), "f", target)[0].script()) for depth in (2, 8)]
+    assert sizes[1] < 5 * sizes[0]
+
+
+def test_nested_functions_are_right(tmp_path):
+    path = tmp_path / "libnested.so"
+    compiled = build_object({"nested": unary(nested(3), "float64")}, ISAS["avx2"])
+    link.shared_library([compiled.object], ISAS["avx2"], ["nested"], path)
+    x = np.random.default_rng(2).uniform(-2, 2, COUNT)
+    want = x
+    for _ in range(3):
+        want = np.array([float(mpmath.erf(2 * mpmath.tanh(value))) for value in want])
+    np.testing.assert_allclose(call(ctypes.CDLL(str(path)), "nested", x), want, rtol=1e-13)
+
+
+def test_a_guarded_argument_is_read_only_under_its_guard():
+    def guarded(x):
+        return tirx.if_then_else(x > 0.0, tirx.exp(tirx.tanh(x)), x)
+
+    text = build_object({"guarded": unary(guarded, "float32")}, ISAS["avx2"]).llvm()
+    assert "@expf" not in text
+    assert "sparsec.math" not in text
+
+
+def test_choosing_between_half_floats_compiles_for_webassembly():
+    largest = unary(lambda x: tirx.max(x, tirx.const(0.5, "float16")), "float16")
+    assert build_object({"f": largest}, ISAS["simd128"]).object[:4] == b"\0asm"
