@@ -9,7 +9,6 @@ import argparse
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from statistics import median
 from time import perf_counter
 
 from sparsec.compiler import driver
@@ -25,7 +24,8 @@ HEAD = """# Models
 Every model of the catalog, compiled as it is (float32, no recipe). Written by `python -m benchmarks.models`.
 
 Error: largest relative error (norm of the difference over norm) of any output against onnxruntime on held-out inputs.
-Score: the metric of the catalog (`sparsec list models`), with onnxruntime's in parentheses. Time: median of one thread.
+Score: the metric of the catalog (`sparsec list models`), with onnxruntime's in parentheses. Time: the fastest of
+15 runs, one thread; for comparisons see [benchmarks](benchmarks.md).
 ARM code runs under emulation: one input, no score, no time.
 
 | model | target | error | score (onnxruntime) | ms | code kB | weights MB |
@@ -56,7 +56,7 @@ def _row(model: CatalogModel, target: str, folder: Path, samples: int) -> str:
 
 
 def _errors(model: CatalogModel, artifact: Artifact, samples: int) -> tuple[float, float]:
-    """Largest relative error over some held-out inputs, and the median time of a run in milliseconds."""
+    """Largest relative error over some held-out inputs, and the fastest run in milliseconds."""
     reference = onnxruntime_run(model.build())
     arrays = model.inputs("heldout", samples)
     worst, times = 0.0, []
@@ -68,7 +68,7 @@ def _errors(model: CatalogModel, artifact: Artifact, samples: int) -> tuple[floa
             found = artifact.run(feeds)
             times.append(1e3 * (perf_counter() - start))
         worst = max(worst, *(relative_error(found[name], expected[name]) for name in found))
-    return worst, median(times)
+    return worst, min(times)
 
 
 def main() -> None:
