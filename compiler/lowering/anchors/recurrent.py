@@ -9,7 +9,7 @@ import onnx_ir as ir
 from sparsec.compiler.graph import attribute, constant_of, shape_of
 from sparsec.compiler.lowering import layout
 from sparsec.compiler.lowering.anchors.anchor import Anchor, report_plain
-from sparsec.compiler.lowering.emitter import Emitter, View
+from sparsec.compiler.lowering.emitter import Emitter, NoKernelError, View
 from sparsec.compiler.lowering.expression import Builder
 from sparsec.compiler.lowering.kernel import Array
 from sparsec.compiler.lowering.ops import PLAIN, Epilogue, Linear, RecurrentCell
@@ -123,7 +123,9 @@ def _walk(
 ) -> float:
     """The steps of one sequence, each from the state that the one before wrote; then its last states."""
     choice = emitter.choose(direction.cell)
-    assert choice is not None, direction.cell
+    if choice is None:
+        msg = f"Layer '{region.name}': target '{emitter.backend.name}' has no kernel for {direction.cell}."
+        raise NoKernelError(msg)
     packed = list(emitter.backend.kernels[choice.spec.family].pack(choice.spec, direction.recurrence))
     extra = [] if direction.recurrent_bias is None else [direction.recurrent_bias]
     constants = [emitter.constant(array) for array in (*packed, *extra)]
