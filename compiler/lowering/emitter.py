@@ -16,7 +16,7 @@ from sparsec.compiler.lowering import layout
 from sparsec.compiler.lowering.kernel import Array, Backend, Fallback, KernelSpec
 from sparsec.compiler.lowering.layout import Layout
 from sparsec.compiler.lowering.memory import Lifetime, align, plan
-from sparsec.compiler.lowering.ops import Elementwise, Op
+from sparsec.compiler.lowering.ops import Op
 from sparsec.compiler.lowering.program import Call, LayerChoice, Port, Program, Ref
 from sparsec.compiler.lowering.select import Choice, choose
 
@@ -185,11 +185,6 @@ class Emitter:
         for buffer, offset in zip(buffers, offsets, strict=True):
             buffer.ref = Ref("arena", 0, offset)
         return nbytes
-
-
-def contiguous(dtype: str, elements: int) -> Elementwise:
-    """A plain copy."""
-    return layout.copy(dtype, elements)
 
 
 def _ref(view: View) -> Ref:

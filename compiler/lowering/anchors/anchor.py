@@ -4,7 +4,6 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import reduce
-from math import prod
 
 import numpy as np
 import onnx_ir as ir
@@ -137,11 +136,6 @@ def report(
 def report_plain(emitter: Emitter, region: Region, kernel: str, price: float) -> None:
     """Add the line of a layer without weights."""
     emitter.report(LayerChoice(region.name, region.label, "dense", 1.0, 0, kernel, price, None, ""))
-
-
-def product(numbers: Sequence[int]) -> int:
-    """Product; 1 for none."""
-    return prod(numbers)
 
 
 def _copy_price(emitter: Emitter, value: ir.Value, where: Layout) -> float:
