@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import onnx_ir as ir
 
-from sparsec.compiler.errors import PassError, SparsecError
+from sparsec.compiler.errors import PassError, RecipeError, SparsecError
 from sparsec.compiler.options import render
 from sparsec.compiler.target import Target
 
@@ -62,12 +62,16 @@ class PassContext:
     Attributes:
         target: What the model will be compiled for; None when that is not decided.
         calibration: Real inputs; None where none were given.
+        heldout: Real inputs that no pass computes with: fidelity is measured on them. None where none were given.
+        original: The model before the first pass that loses anything, for passes that recover; set by the manager.
         seed: For every random choice.
         reporter: Told of progress by passes that take longer than a second.
     """
 
     target: Target | None = None
     calibration: "Calibration | None" = None
+    heldout: "Calibration | None" = None
+    original: ir.Model | None = None
     seed: int = 0
     reporter: Reporter = silent
 
@@ -79,10 +83,14 @@ class Pass(ABC):
     A subclass names itself (kebab-case, verb first) and lists what it `requires`, words of `REQUIREMENTS`.
     Options are validated in ``__post_init__`` with a `RecipeError`. `run` may change the model it is given
     (the manager hands over a copy), keeps every layer's name, and raises `PassError` through `failure`.
+    A pass that is `exact` keeps what the model computes, but for rounding; one with a `stage`, a word of `STAGES`,
+    is refused where a later stage has come before it.
     """
 
     name: ClassVar[str]
     requires: ClassVar[tuple[str, ...]] = ()
+    exact: ClassVar[bool] = False
+    stage: ClassVar[str] = ""
 
     @abstractmethod
     def run(self, model: ir.Model, context: PassContext) -> PassResult:
@@ -105,6 +113,7 @@ class Pass(ABC):
 class IrPass(Pass):
     """Lets a pass of `onnx_ir.passes` stand in a pipeline, named after its class without ``Pass``."""
 
+    exact: ClassVar[bool] = True
     inner: ir.passes.PassBase
 
     @property
@@ -182,6 +191,10 @@ REQUIREMENTS: Mapping[str, tuple[Callable[[ir.Model, PassContext], bool], str]] 
 """What a pass may require: how to test it, and what to do where it is not met."""
 
 
+STAGES: Mapping[str, int] = {"tokens": 0, "prune": 0, "quantize": 1}
+"""Stages of a pipeline by rank: scales have to fit the weights and the tokens that are kept."""
+
+
 class PassManager:
     """Runs passes in order on a copy of a model.
 
@@ -206,6 +219,7 @@ class PassManager:
                 layer where that is known, and what had run. `PassError` also for a requirement that is not met.
         """
         context = context or PassContext()
+        self._check_order()
         self._check_requirements(model, context)
         current = model.clone()
         for instrument in self.instruments:
@@ -213,9 +227,21 @@ class PassManager:
         steps: list[Step] = []
         for number, step in enumerate(self.passes):
             context.reporter(step.name, number, len(self.passes))
+            if context.original is None and not step.exact:
+                context = replace(context, original=current.clone())
             current, done = self._step(step, current, context, steps)
             steps.append(done)
         return PipelineResult(current, tuple(steps))
+
+    def _check_order(self) -> None:
+        """Refuse a pipeline that, say, prunes after it has quantized, before anything runs."""
+        staged = [step for step in self.passes if step.stage]
+        for index, step in enumerate(staged):
+            late = next((other for other in staged[:index] if STAGES[other.stage] > STAGES[step.stage]), None)
+            if late is not None:
+                order = ", ".join(other.name for other in sorted(staged, key=lambda other: STAGES[other.stage]))
+                msg = f"Pass '{step.name}' stands after '{late.name}', which has to come later. This order works: {order}."
+                raise RecipeError(msg)
 
     def _check_requirements(self, model: ir.Model, context: PassContext) -> None:
         for step in self.passes:

@@ -24,6 +24,7 @@ class FoldBatchnorm(Pass):
     """Fold into Conv, ConvTranspose and Gemm wherever nothing else reads the layer's result."""
 
     name: ClassVar[str] = "fold-batchnorm"
+    exact: ClassVar[bool] = True
 
     def run(self, model: ir.Model, context: PassContext) -> PassResult:
         """See the module."""

@@ -16,6 +16,7 @@ class FoldConstants(Pass):
     """Fold what numpy evaluates exactly and what does not grow; quantize and dequantize nodes stay."""
 
     name: ClassVar[str] = "fold-constants"
+    exact: ClassVar[bool] = True
     requires: ClassVar[tuple[str, ...]] = ("static-shapes",)
 
     def run(self, model: ir.Model, context: PassContext) -> PassResult:

@@ -25,6 +25,7 @@ class FuseLayernorm(Pass):
     """The new node keeps the name of the division."""
 
     name: ClassVar[str] = "fuse-layernorm"
+    exact: ClassVar[bool] = True
 
     def run(self, model: ir.Model, context: PassContext) -> PassResult:
         """See the module."""

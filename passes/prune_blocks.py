@@ -38,6 +38,7 @@ class PruneBlocks(Pass):
     """
 
     name: ClassVar[str] = "prune-blocks"
+    stage: ClassVar[str] = "prune"
     rows: int = 4
     cols: int = 4
     density: float = 0.5

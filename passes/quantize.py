@@ -46,6 +46,7 @@ class Quantize(Pass):
     """
 
     name: ClassVar[str] = "quantize"
+    stage: ClassVar[str] = "quantize"
     requires: ClassVar[tuple[str, ...]] = ("calibration", "static-shapes")
     bits: int = 8
     range: Literal["minmax", "percentile", "mse"] = "minmax"

@@ -212,3 +212,48 @@ def test_instruments_see_every_pass(model):
 
     PassManager([Tune(1)], [Watch()]).run(model)
     assert seen == ["start", "before tune", "after tune True"]
+
+
+@dataclass(frozen=True)
+class Staged(Pass):
+    name: ClassVar[str] = "prune-some"
+    stage: ClassVar[str] = "prune"
+    seen: ClassVar[list] = []
+
+    def run(self, model, context):
+        self.seen.append(context.original)
+        model.graph[0].name = "pruned"
+        return PassResult(model, True)
+
+
+@dataclass(frozen=True)
+class Late(Staged):
+    name: ClassVar[str] = "quantize-some"
+    stage: ClassVar[str] = "quantize"
+
+
+@dataclass(frozen=True)
+class Exact(Staged):
+    name: ClassVar[str] = "rewrite"
+    stage: ClassVar[str] = ""
+    exact: ClassVar[bool] = True
+
+    def run(self, model, context):
+        model.graph[0].name = "rewritten"
+        return PassResult(model, True)
+
+
+def test_pruning_after_quantizing_is_refused_with_the_order_that_works(model):
+    with pytest.raises(RecipeError) as caught:
+        PassManager([Late(), Exact(), Staged()]).run(model)
+    assert str(caught.value) == (
+        "Pass 'prune-some' stands after 'quantize-some', which has to come later. "
+        "This order works: prune-some, quantize-some."
+    )
+    assert PassManager([Staged(), Late(), Exact()]).run(model).changed
+
+
+def test_passes_see_the_model_before_the_first_that_loses_anything(model):
+    Staged.seen.clear()
+    PassManager([Exact(), Staged(), Late()]).run(model)
+    assert [seen.graph[0].name for seen in Staged.seen] == ["rewritten", "rewritten"]
