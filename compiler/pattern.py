@@ -20,6 +20,10 @@ POINTER_BITS = 32
 """One row (or block row) pointer of a compressed matrix."""
 INDEX_BITS = 16
 """One column index of a stored element or block."""
+NARROW_INDEX_BITS = 8
+"""One column index where a row has few enough blocks: `NARROW_COLUMNS`."""
+NARROW_COLUMNS = 256
+"""The most block columns that a narrow index reaches."""
 
 
 class Pattern(ABC):
@@ -194,9 +198,10 @@ class Block(Pattern):
         return np.asarray(self._tiles(mask).any(axis=(1, 3)))
 
     def index_bits(self, mask: Mask) -> int:
-        """A column index per block and a pointer per block row."""
+        """A column index per block, narrow where it reaches, and a pointer per block row."""
         blocks = self.blocks(mask)
-        return int(np.count_nonzero(blocks)) * INDEX_BITS + len(blocks) * POINTER_BITS
+        index = NARROW_INDEX_BITS if blocks.shape[1] <= NARROW_COLUMNS else INDEX_BITS
+        return int(np.count_nonzero(blocks)) * index + len(blocks) * POINTER_BITS
 
     def stored(self, mask: Mask) -> int:
         """Elements of the stored blocks, the padding of cut blocks included."""

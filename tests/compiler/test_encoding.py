@@ -203,14 +203,20 @@ def test_storage_counts_values_indices_and_scales():
     encoding, values, mask = _pruned(shape=(8, 14))
     kept = int(Block(4, 4).blocks(mask).sum())
     plain = EncodedTensor("w", encoding, mask, 0, values=values)
-    assert plain.storage_bits == kept * (16 * 32 + 16) + 2 * 32
+    assert plain.storage_bits == kept * (16 * 32 + 8) + 2 * 32
     quantized = Encoding(Block(4, 4), Quant())
     codes = np.rint(values).astype(np.int8)
     tensor = EncodedTensor("w", quantized, mask, 0, codes=codes, scales=np.ones(8, np.float32))
-    assert tensor.storage_bits == kept * (16 * 8 + 16) + 2 * 32 + 8 * 32
+    assert tensor.storage_bits == kept * (16 * 8 + 8) + 2 * 32 + 8 * 32
     assert tensor.bits_per_weight == tensor.storage_bits / (8 * 14)
     half = EncodedTensor("w", Encoding(NM(2, 4)), NM(2, 4).project(values**2, 0.5), 0, values=np.zeros_like(values))
     assert half.storage_bits == 8 * 4 * 2 * (32 + 2)
+
+
+@pytest.mark.parametrize(("columns", "bits"), [(256, 8), (257, 16)])
+def test_block_index_is_narrow_up_to_256_blocks_a_row(columns, bits):
+    mask = Block(2, 4).project(np.abs(_weight(6, 4 * columns - 1)), 0.5)
+    assert Block(2, 4).index_bits(mask) == int(Block(2, 4).blocks(mask).sum()) * bits + 3 * 32
 
 
 def test_contradictions_are_refused():
