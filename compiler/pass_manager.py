@@ -240,7 +240,10 @@ class PassManager:
             late = next((other for other in staged[:index] if STAGES[other.stage] > STAGES[step.stage]), None)
             if late is not None:
                 order = ", ".join(other.name for other in sorted(staged, key=lambda other: STAGES[other.stage]))
-                msg = f"Pass '{step.name}' stands after '{late.name}', which has to come later. This order works: {order}."
+                msg = (
+                    f"Pass '{step.name}' stands after '{late.name}', which has to come later. "
+                    f"This order works: {order}."
+                )
                 raise RecipeError(msg)
 
     def _check_requirements(self, model: ir.Model, context: PassContext) -> None:

@@ -10,7 +10,9 @@ from sparsec.compiler.options import unknown
 from sparsec.compiler.pass_manager import LayerRecord, Pass
 
 
-def choose_layers(step: Pass, model: ir.Model, ignore: tuple[str, ...]) -> tuple[list[Layer], list[LayerRecord]]:
+def choose_layers(
+    step: Pass, model: ir.Model, ignore: tuple[str, ...], only: tuple[str, ...] = ()
+) -> tuple[list[Layer], list[LayerRecord]]:
     """Split the model's layers into those to work on and records of those left alone.
 
     Layers that share one weight appear once.
@@ -19,17 +21,22 @@ def choose_layers(step: Pass, model: ir.Model, ignore: tuple[str, ...]) -> tuple
         step: The pass, for messages.
         model: The model.
         ignore: Names or globs of layers to leave alone.
+        only: Names or globs of the layers to work on; empty for all.
 
     Raises:
-        PassError: If a name in `ignore` (not a glob) is no layer of the model.
+        PassError: If a name or glob in `ignore` or `only` fits no layer of the model.
     """
     chosen: list[Layer] = []
     skipped: list[LayerRecord] = []
     candidates = [node for node in model.graph if weight_axis(node) is not None]
-    _check_ignored(step, [layer_name(node) for node in candidates], ignore)
+    names = [layer_name(node) for node in candidates]
+    check_names(step, "ignore", ignore, names)
+    check_names(step, "only", only, names)
     for node in candidates:
         found = find_layer(node)
         reason = found if isinstance(found, str) else _unfit(found) or _shared(found, ignore)
+        if only and not matches(layer_name(node), only):
+            reason = "it is not in 'only'"
         if matches(layer_name(node), ignore):
             reason = "it is in 'ignore'"
         if reason:
@@ -61,7 +68,12 @@ def _shared(layer: Layer | None, ignore: tuple[str, ...]) -> str:
     return ""
 
 
-def _check_ignored(step: Pass, names: list[str], ignore: tuple[str, ...]) -> None:
-    for pattern in ignore:
-        if not any(mark in pattern for mark in "*?[") and pattern not in names:
-            raise PassError(f"Pass '{step.name}', option 'ignore': " + unknown("layer", pattern, names))
+def check_names(step: Pass, option: str, patterns: tuple[str, ...], names: list[str]) -> None:
+    """Check that each name or glob of an option fits one of the model's layers.
+
+    Raises:
+        PassError: Naming the one that fits none, and the nearest layer.
+    """
+    for pattern in patterns:
+        if not any(matches(name, (pattern,)) for name in names):
+            raise PassError(f"Pass '{step.name}', option '{option}': " + unknown("layer", pattern, names))

@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Statistics of what each layer's weight is multiplied with, streamed over calibration samples.
+
+For a weight seen as ``[out, in]`` an input vector is one token, or one patch of a convolution in the order of the
+weight's columns. Sums of squares, absolute values and peaks are what Wanda, RIA, AWQ and SmoothQuant need; the second
+moments are the Hessian of SparseGPT and GPTQ. Nothing but the sums is kept.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from sparsec.compiler.calibration import Calibration
+from sparsec.compiler.errors import DataError
+from sparsec.compiler.graph import attribute
+from sparsec.compiler.layers import Layer
+from sparsec.compiler.pass_manager import Reporter, silent
+from sparsec.compiler.pattern import Array
+
+Doubles = npt.NDArray[np.float64]
+
+
+@dataclass(slots=True, eq=False)
+class LayerStatistics:
+    """Sums over the input vectors of one layer.
+
+    Attributes:
+        squares: float64 ``[in]``, sum of squares.
+        absolutes: float64 ``[in]``, sum of absolute values.
+        peaks: float64 ``[in]``, greatest absolute value.
+        products: float64 ``[in, in]``, sum of outer products; None where it was not asked for.
+        rows: Number of input vectors.
+    """
+
+    squares: Doubles
+    absolutes: Doubles
+    peaks: Doubles
+    products: Doubles | None
+    rows: int = 0
+
+    @property
+    def norms(self) -> Doubles:
+        """Root of the mean square of each input, float64 ``[in]``."""
+        return np.asarray(np.sqrt(self.squares / max(1, self.rows)))
+
+    @property
+    def hessian(self) -> Doubles:
+        """``(2 / rows) X X^T``, float64 ``[in, in]``: second derivative of the layer's squared output error."""
+        assert self.products is not None, "collected without the Hessian"
+        return np.asarray(self.products * (2 / max(1, self.rows)))
+
+    @classmethod
+    def empty(cls, inputs: int, hessian: bool) -> "LayerStatistics":
+        """No input vector yet."""
+        zeros = [np.zeros(inputs) for _ in range(3)]
+        return cls(zeros[0], zeros[1], zeros[2], np.zeros((inputs, inputs)) if hessian else None)
+
+    def add(self, vectors: Array) -> None:
+        """Take in vectors, ``[rows, in]``."""
+        magnitudes = np.abs(vectors)
+        self.squares += np.einsum("ri,ri->i", vectors, vectors, dtype=np.float64)
+        self.absolutes += magnitudes.sum(axis=0, dtype=np.float64)
+        np.maximum(self.peaks, magnitudes.max(axis=0), out=self.peaks)
+        if self.products is not None:
+            self.products += vectors.T @ vectors
+        self.rows += len(vectors)
+
+
+@dataclass(frozen=True, slots=True)
+class _View:
+    """How a layer sees its operand: equal views of one value share their statistics."""
+
+    value: str
+    transposed: bool = False
+    kernel: tuple[int, ...] = ()
+    strides: tuple[int, ...] = ()
+    pads: tuple[int, ...] = ()
+    dilations: tuple[int, ...] = ()
+
+
+def collect(
+    model: ir.Model,
+    calibration: Calibration,
+    layers: Iterable[Layer],
+    *,
+    hessian: bool = False,
+    reporter: Reporter = silent,
+) -> dict[str, LayerStatistics]:
+    """Statistics of each layer's input, by layer name. Layers that read the same value share one object.
+
+    Args:
+        model: The model, run by onnxruntime.
+        calibration: Its inputs.
+        layers: Layers of `model` with one group, weights of rank 2 or convolutions.
+        hessian: Whether to sum outer products too.
+        reporter: Told of each sample.
+
+    Raises:
+        DataError: If the samples do not fit the model, or make a layer's input that is not finite.
+    """
+    views = {layer.name: (_view(layer), layer) for layer in layers}
+    calibration.check(model)
+    found = {view: LayerStatistics.empty(_inputs(layer), hessian) for view, layer in views.values()}
+    for feed, number in zip(_values(model, calibration, found), range(calibration.samples), strict=False):
+        for view, statistics in found.items():
+            vectors = input_vectors(view, feed[view.value])
+            if not np.isfinite(vectors).all():
+                msg = f"Value '{view.value}' is not finite on calibration sample {number}."
+                raise DataError(msg)
+            statistics.add(vectors)
+        reporter("collect statistics", number + 1, calibration.samples)
+    return {name: found[view] for name, (view, _) in views.items()}
+
+
+def _values(
+    model: ir.Model, calibration: Calibration, views: Mapping[_View, LayerStatistics]
+) -> Iterable[Mapping[str, Array]]:
+    """The values that the views name, sample by sample."""
+    from sparsec.compiler.oracle import Oracle
+
+    inputs = {value.name for value in model.graph.inputs}
+    oracle = Oracle(model, sorted({view.value for view in views} - inputs))
+    for feed in calibration.feeds(model):
+        yield {**feed, **oracle.run(feed)}
+
+
+def _inputs(layer: Layer) -> int:
+    return int(np.prod(layer.shape)) // layer.shape[layer.axis]
+
+
+def _view(layer: Layer) -> _View:
+    data, node = layer.node.inputs[0], layer.node
+    assert data is not None
+    name = str(data.name)
+    if node.op_type != "Conv":
+        return _View(name, transposed=bool(attribute(node, "transA", 0)))
+    kernel = layer.shape[2:]
+    rank = len(kernel)
+    return _View(
+        name,
+        kernel=kernel,
+        strides=tuple(attribute(node, "strides", None) or (1,) * rank),
+        pads=tuple(attribute(node, "pads", None) or (0,) * 2 * rank),
+        dilations=tuple(attribute(node, "dilations", None) or (1,) * rank),
+    )
+
+
+def input_vectors(view: _View, value: Array) -> Array:
+    """A value as vectors ``[rows, in]``; patches of a convolution in the order channel, then tap."""
+    if not view.kernel:
+        return value.T if view.transposed else value.reshape(-1, value.shape[-1])
+    rank = len(view.kernel)
+    sides = zip(view.pads[:rank], view.pads[rank:], strict=True)
+    padded = np.pad(value, ((0, 0), (0, 0), *sides))
+    spans = [(taps - 1) * gap + 1 for taps, gap in zip(view.kernel, view.dilations, strict=True)]
+    axes = tuple(range(2, 2 + rank))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, spans, axis=axes)
+    steps = tuple(slice(None, None, step) for step in view.strides)
+    gaps = tuple(slice(None, None, gap) for gap in view.dilations)
+    chosen = windows[(slice(None), slice(None), *steps, *gaps)]
+    last = np.moveaxis(chosen, 1, rank + 1)
+    return last.reshape(-1, value.shape[1] * int(np.prod(view.kernel)))

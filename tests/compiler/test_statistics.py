@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from sparsec.compiler.calibration import Calibration
+from sparsec.compiler.errors import DataError
+from sparsec.compiler.importers.onnx import load_onnx
+from sparsec.compiler.layers import layers
+from sparsec.compiler.oracle import Oracle
+from sparsec.compiler.statistics import _view, collect, input_vectors
+
+RANDOM = np.random.RandomState(0)
+
+
+def model_of(graph, **weights):
+    text = f'<ir_version: 10, opset_import: ["": 21]>\n{graph}'
+    tensors = [ir.tensor(array, name=name) for name, array in weights.items()]
+    return load_onnx(ir.from_onnx_text(text, initializers=tensors))
+
+
+def normal(*shape):
+    return RANDOM.standard_normal(shape).astype(np.float32)
+
+
+CONVOLUTIONS = {
+    "1x1": ((8, 6, 1, 1), ""),
+    "3x3": ((8, 6, 3, 3), "<pads = [1, 1, 1, 1]>"),
+    "uneven": ((8, 6, 3, 5), "<pads = [0, 1, 1, 2], strides = [2, 1]>"),
+    "dilated": ((8, 6, 3, 2), "<dilations = [2, 3], strides = [1, 2]>"),
+}
+
+
+@pytest.mark.parametrize("kind", CONVOLUTIONS)
+def test_vectors_times_the_weight_are_the_convolution(kind):
+    shape, attributes = CONVOLUTIONS[kind]
+    model = model_of(
+        f"g (float[1,6,9,11] x) => (float[a,b,c,d] y) {{ y = Conv {attributes} (x, w) }}", w=normal(*shape)
+    )
+    (layer,) = layers(model)
+    feed = {"x": normal(1, 6, 9, 11)}
+    want = Oracle(model).run(feed)["y"]
+    got = input_vectors(_view(layer), feed["x"]) @ layer.matrix().T
+    np.testing.assert_allclose(got.T.reshape(want.shape), want, rtol=1e-4, atol=1e-4)
+
+
+def test_sums_over_all_samples_and_tokens():
+    model = model_of(
+        "g (float[1,5,6] x) => (float[1,5,8] y) { h = MatMul(x, v) r = Relu(h) y = MatMul(r, w) }",
+        v=normal(6, 7), w=normal(7, 8),
+    )  # fmt: skip
+    data = Calibration({"x": normal(4, 1, 5, 6)})
+    first, second = collect(model, data, layers(model), hessian=True).values()
+    x = data.arrays["x"].reshape(-1, 6).astype(np.float64)
+    assert first.rows == second.rows == 20
+    np.testing.assert_allclose(first.squares, (x**2).sum(0), rtol=1e-6)
+    np.testing.assert_allclose(first.absolutes, np.abs(x).sum(0), rtol=1e-6)
+    np.testing.assert_array_equal(first.peaks, np.abs(x).max(0))
+    np.testing.assert_allclose(first.norms, np.sqrt((x**2).mean(0)), rtol=1e-6)
+    np.testing.assert_allclose(first.hessian, 2 / 20 * x.T @ x, rtol=1e-5, atol=1e-6)
+    hidden = np.maximum(x @ model.graph.initializers["v"].const_value.numpy(), 0)
+    np.testing.assert_allclose(second.hessian, 2 / 20 * hidden.T @ hidden, rtol=1e-4, atol=1e-5)
+
+
+def test_layers_that_read_one_value_share_their_statistics():
+    model = model_of(
+        "g (float[5,6] x) => (float[5,7] y) { a = MatMul(x, v) b = MatMul(x, w) y = Add(a, b) }",
+        v=normal(6, 7), w=normal(6, 7),
+    )  # fmt: skip
+    found = list(collect(model, Calibration({"x": normal(3, 5, 6)}), layers(model)).values())
+    assert found[0] is found[1]
+    assert found[0].products is None
+
+
+def test_an_input_that_is_not_finite_is_an_error():
+    model = model_of("g (float[5,6] x) => (float[5,7] y) { h = Exp(x) y = MatMul(h, w) }", w=normal(6, 7))
+    with pytest.raises(DataError, match=r"Value 'h' is not finite on calibration sample 0\."):
+        collect(model, Calibration({"x": np.full((3, 5, 6), 100, np.float32)}), layers(model))
