@@ -115,47 +115,60 @@ class Unstructured(Pattern):
 
 @dataclass(frozen=True, slots=True)
 class NM(Pattern):
-    """At most `n` stored in each run of `m` inputs; a shorter last run also holds at most `n`.
+    """At most `n` units stored in each run of `m`; a shorter last run also holds at most `n`.
+
+    A unit is `width` neighbouring inputs: 1, or 2 for the pair-wise form of 4-bit sparse matrix units, where
+    ``nm(2:4x2)`` stores two pairs of each four.
 
     Raises:
-        RecipeError: Unless 1 <= n < m.
+        RecipeError: Unless 1 <= n < m and the width is at least 1.
     """
 
     n: int
     m: int
+    width: int = 1
 
     def __post_init__(self) -> None:
-        if not 1 <= self.n < self.m:
-            msg = f"Pattern '{self}': expected 1 <= n < m."
+        if not (1 <= self.n < self.m and self.width >= 1):
+            msg = f"Pattern '{self}': expected 1 <= n < m{'' if self.width >= 1 else ', width at least 1'}."
             raise RecipeError(msg)
 
     def __str__(self) -> str:
-        return f"nm({self.n}:{self.m})"
+        return f"nm({self.n}:{self.m}{f'x{self.width}' if self.width != 1 else ''})"
 
     def check(self, mask: Mask) -> bool:
         """See `Pattern.check`."""
-        return bool((_runs(mask, self.m).sum(axis=-1) <= self.n).all())
+        units = self._units(mask).any(axis=-1)
+        whole = np.array_equal(self._spread(units, mask.shape[1]), mask)
+        return bool(whole and (_runs(units, self.m).sum(axis=-1) <= self.n).all())
 
     def project(self, scores: Array, density: float) -> Mask:
         """See `Pattern.project`; the density has to be n / m, and a last run shorter than n stays whole."""
         _only_density(self, density, self.n / self.m)
-        runs = _runs(scores, self.m, fill=-1.0)
+        units = self._units(scores).sum(axis=-1)
+        runs = _runs(units, self.m, fill=-1.0)
         order = np.argsort(-runs, axis=-1, kind="stable")
-        mask = np.zeros(runs.shape, bool)
-        np.put_along_axis(mask, order[..., : self.n], True, axis=-1)
-        return mask.reshape(len(scores), -1)[:, : scores.shape[1]]
+        kept = np.zeros(runs.shape, bool)
+        np.put_along_axis(kept, order[..., : self.n], True, axis=-1)
+        return self._spread(kept.reshape(len(scores), -1)[:, : units.shape[1]], scores.shape[1])
 
     def cover(self, nonzero: Mask) -> Mask:
         """See `Pattern.cover`."""
-        return nonzero.copy()
+        return self._spread(self._units(nonzero).any(axis=-1), nonzero.shape[1])
 
     def index_bits(self, mask: Mask) -> int:
-        """A position inside its run for each stored slot."""
-        return self.stored(mask) * math.ceil(math.log2(self.m))
+        """A position inside its run for each stored unit."""
+        return self.stored(mask) // self.width * math.ceil(math.log2(self.m))
 
     def stored(self, mask: Mask) -> int:
-        """`n` slots a run, used or not."""
-        return int(len(mask) * math.ceil(mask.shape[1] / self.m) * self.n)
+        """`n` units a run, used or not."""
+        return int(len(mask) * math.ceil(mask.shape[1] / (self.m * self.width)) * self.n * self.width)
+
+    def _units(self, matrix: Array) -> Array:
+        return _runs(matrix, self.width)
+
+    def _spread(self, units: Mask, inputs: int) -> Mask:
+        return np.ascontiguousarray(units.repeat(self.width, axis=1)[:, :inputs])
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,6 +236,7 @@ _PATTERNS: Mapping[str, tuple[type[Pattern], str]] = {
     r"dense": (Dense, "dense"),
     r"unstructured": (Unstructured, "unstructured"),
     r"nm\((\d{1,4}):(\d{1,4})\)": (NM, "nm(2:4)"),
+    r"nm\((\d{1,4}):(\d{1,4})x(\d{1,2})\)": (NM, "nm(2:4x2)"),
     r"block\((\d{1,4})x(\d{1,4})\)": (Block, "block(4x4)"),
 }
 

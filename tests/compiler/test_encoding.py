@@ -51,6 +51,22 @@ def test_nm_keeps_exactly_n_of_m_and_of_a_shorter_last_run(scores, pattern):
 
 
 @settings(max_examples=40, deadline=None)
+@given(SCORES, st.integers(2, 3))
+def test_pairs_are_kept_whole(scores, width):
+    pattern = NM(2, 4, width)
+    mask = pattern.project(scores, 0.5)
+    assert pattern.check(mask)
+    assert pattern.cover(mask).sum() == mask.sum()
+    for start in range(0, scores.shape[1], width):
+        unit = mask[:, start : start + width]
+        assert (unit == unit[:, :1]).all()
+    wide = np.zeros((1, 8 * width), np.float32)
+    wide[0, : 8 * width : 2 * width] = 1
+    assert pattern.project(wide, 0.5).sum() == 4 * width
+    assert parse_pattern(str(pattern)) == pattern
+
+
+@settings(max_examples=40, deadline=None)
 @given(SCORES, DENSITIES)
 def test_unstructured_keeps_the_highest(scores, density):
     mask = Unstructured().project(scores, density)
