@@ -14,6 +14,7 @@ from sparsec.compiler.encoding import (
     Encoding,
     Quant,
     Unstructured,
+    as_half,
     as_matrix,
     classify,
     from_matrix,
@@ -114,7 +115,7 @@ def test_text_forms_are_read_back(text):
 
 BAD = {
     "block(4)": "Pattern 'block(4)' is not known; expected a form such as 'dense', 'unstructured', 'nm(2:4)', "
-    "'block(4x4)'.",
+    "'nm(2:4x2)', 'block(4x4)'.",
     "block(0x4)": "Pattern 'block(0x4)': expected sides of at least 1.",
     "nm(4:4)": "Pattern 'nm(4:4)': expected 1 <= n < m.",
     "dense x float16": "Quantization 'float16' is not known; expected a form such as 'int8(channel)', 'int4(group16)'.",
@@ -215,6 +216,50 @@ def test_quantized_tensor_stands_for_codes_times_scales(quant, scales, axis):
     assert tensor.numpy().shape == shape
 
 
+def _asymmetric(bits=4, group=5, pattern="dense"):
+    """A tensor with zero points, a tail group, and what it has to stand for."""
+    random, quant = np.random.RandomState(1), Quant(bits, "group", symmetric=False, group=group)
+    scales = as_half(random.rand(8, 3) + 0.1)
+    zeros = random.randint(0, quant.highest + 1, (8, 3)).astype(np.uint8)
+    wide = zeros.repeat(group, axis=1)[:, :12]
+    mask = parse_pattern(pattern).project(random.rand(8, 12), 1.0 if pattern == "dense" else 0.5)
+    codes = np.where(mask, random.randint(0, quant.highest + 1, (8, 12)), wide).astype(np.uint8)
+    tensor = EncodedTensor(
+        "w", Encoding(parse_pattern(pattern), quant), mask, 0, codes=codes, scales=scales, zero_points=zeros
+    )
+    return tensor, (codes.astype(np.float32) - wide) * scales.repeat(group, axis=1)[:, :12]
+
+
+@pytest.mark.parametrize("pattern", ["dense", "unstructured", "block(1x5)"])
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_zero_points_are_taken_off_and_pruned_elements_are_zero(bits, pattern):
+    tensor, want = _asymmetric(bits, pattern=pattern)
+    np.testing.assert_array_equal(tensor.numpy(), want)
+    assert not tensor.numpy()[~tensor.mask].any()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"zero_points": None}, "zero points are expected where it is asymmetric: uint8 codes, one for each scale"),
+        ({"zero_points": np.full((8, 3), 16, np.uint8)}, "zero points are expected where it is asymmetric"),
+        ({"codes": np.full((8, 12), 16, np.uint8)}, "a code is out of range"),
+        ({"codes": np.zeros((8, 12), np.int8)}, "values must be float32, codes int8"),
+        ({"scales": np.full((8, 3), 1 / 3, np.float32)}, "the scales of groups must be float16 numbers"),
+    ],
+)
+def test_wrong_groups_are_refused(change, message):
+    tensor, _ = _asymmetric()
+    arrays_ = {"codes": tensor.codes, "scales": tensor.scales, "zero_points": tensor.zero_points, **change}
+    with pytest.raises(PassError, match=message):
+        EncodedTensor("w", tensor.encoding, tensor.mask, 0, **arrays_)
+
+
+def test_half_scales_stay_positive_and_finite():
+    assert (as_half(np.float64([0, 1e-12, 1 / 3, 1e9])) > 0).all()
+    assert np.isfinite(as_half(np.float64([1e9]))).all()
+
+
 def test_storage_counts_values_indices_and_scales():
     encoding, values, mask = _pruned(shape=(8, 14))
     kept = int(Block(4, 4).blocks(mask).sum())
@@ -242,7 +287,11 @@ def test_contradictions_are_refused():
     cases = {
         "the mask is not legal for its pattern": (encoding, broken, {"values": values * broken}),
         "an element outside the mask is not zero": (encoding, mask, {"values": values + 1}),
-        "values must be float32, codes int8, the mask bool": (encoding, mask, {"values": values.astype(float)}),
+        r"values must be float32, codes int8 \(uint8 where asymmetric\), the mask bool": (
+            encoding,
+            mask,
+            {"values": values.astype(float)},
+        ),
         "the mask's shape differs from the values'": (encoding, mask, {"values": values[:4]}),
         "codes and scales are expected when it is quantized, values when it is not": (encoding, mask, {}),
         "the scales must be positive float32, one for each channel, group or tensor": (
