@@ -88,8 +88,11 @@ class GraphBuilder:
 
     def matmul_add(self, name: str, x: ir.Value) -> ir.Value:
         """A fully connected layer for `x` of shape ``[..., in]``; the graph holds its weight transposed, [in, out]."""
-        product = self.node("MatMul", name, [x, self.constant(f"{name}.weight", self._weights[f"{name}.weight"].T)])
-        return self.node("Add", f"{name}.add", [product, self.weight(f"{name}.bias")])
+        return self.node("Add", f"{name}.add", [self.matmul(name, x), self.weight(f"{name}.bias")])
+
+    def matmul(self, name: str, x: ir.Value) -> ir.Value:
+        """`matmul_add` for a layer without a bias."""
+        return self.node("MatMul", name, [x, self.constant(f"{name}.weight", self._weights[f"{name}.weight"].T)])
 
     def relu6(self, name: str, x: ir.Value) -> ir.Value:
         """Clip to [0, 6]."""

