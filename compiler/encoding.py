@@ -28,6 +28,10 @@ from sparsec.compiler.pattern import (
 )
 
 Floats = npt.NDArray[np.float32]
+Codes = npt.NDArray[np.int8] | npt.NDArray[np.uint8]
+HALF_BITS = 16
+"""A group's scale: a float32 number that float16 holds too, and is stored in."""
+_LEAST_HALF, _GREATEST_HALF = float(np.finfo(np.float16).smallest_subnormal), float(np.finfo(np.float16).max)
 _DENSE = Dense()
 
 __all__ = [
@@ -40,10 +44,12 @@ __all__ = [
     "Pattern",
     "Quant",
     "Unstructured",
+    "as_half",
     "as_matrix",
     "classify",
     "from_matrix",
     "parse_pattern",
+    "spread",
 ]
 
 
@@ -55,8 +61,9 @@ class Quant:
         bits: 2 to 8.
         granularity: What shares a scale: ``tensor``, ``channel`` (an output channel) or ``group`` (`group`
             inputs of an output channel).
-        symmetric: Whether the zero point is 0.
-        group: Inputs in a group; 0 unless the granularity is ``group``.
+        symmetric: Whether the zero point is 0 and codes are signed; else codes run from 0 to 2^bits - 1 and each
+            scale has a zero point among them.
+        group: Inputs in a group; 0 unless the granularity is ``group``. A last, shorter group is a group too.
 
     Raises:
         RecipeError: If an attribute is out of range.
@@ -80,6 +87,21 @@ class Quant:
     def __str__(self) -> str:
         sharing = self.granularity + (str(self.group) if self.group else "")
         return f"int{self.bits}({sharing}{'' if self.symmetric else ',asymmetric'})"
+
+    @property
+    def lowest(self) -> int:
+        """Least code."""
+        return -(1 << (self.bits - 1)) if self.symmetric else 0
+
+    @property
+    def highest(self) -> int:
+        """Greatest code."""
+        return self.lowest + (1 << self.bits) - 1
+
+    @property
+    def scale_bits(self) -> int:
+        """Bits of one scale and, where asymmetric, its zero point."""
+        return (HALF_BITS if self.group else 32) + (0 if self.symmetric else self.bits)
 
     @classmethod
     def parse(cls, text: str) -> "Quant":
@@ -127,8 +149,10 @@ class EncodedTensor(ir.TensorProtocol):
         encoding: Pattern and precision.
         axis: The axis of output channels in the stored shape (0 for Conv, 1 for MatMul's ``[in, out]``).
         mask: bool, the tensor's shape; True where an element is stored. Zero everywhere else.
-        codes: int8, the tensor's shape; None when the encoding is float32.
-        scales: float32 ``[1]`` per tensor, ``[out]`` per channel, ``[out, groups]`` per group; None with codes.
+        codes: int8 (uint8 where asymmetric), the tensor's shape; None when the encoding is float32.
+        scales: float32 ``[1]`` per tensor, ``[out]`` per channel, ``[out, groups]`` per group; None without codes.
+            A group's is a float16 number (see `as_half`).
+        zero_points: uint8, the scales' shape, where asymmetric: the code that stands for 0; else None.
     """
 
     def __init__(
@@ -139,10 +163,11 @@ class EncodedTensor(ir.TensorProtocol):
         axis: int,
         *,
         values: Floats | None = None,
-        codes: npt.NDArray[np.int8] | None = None,
+        codes: Codes | None = None,
         scales: Floats | None = None,
+        zero_points: npt.NDArray[np.uint8] | None = None,
     ) -> None:
-        """Hold either `values` (float32) or `codes` with `scales`, as `encoding.quant` says.
+        """Hold either `values` (float32) or `codes` with `scales` and `zero_points`, as `encoding.quant` says.
 
         Raises:
             PassError: If the arrays contradict the encoding, the mask or each other.
@@ -151,8 +176,9 @@ class EncodedTensor(ir.TensorProtocol):
         self.encoding = encoding
         self.axis = axis
         self.mask: Mask = _frozen(mask)
-        self.codes: npt.NDArray[np.int8] | None = None if codes is None else _frozen(codes)
+        self.codes: Codes | None = None if codes is None else _frozen(codes)
         self.scales: Floats | None = None if scales is None else _frozen(scales)
+        self.zero_points: npt.NDArray[np.uint8] | None = None if zero_points is None else _frozen(zero_points)
         self._values: Floats | None = None if values is None else _frozen(values)
         self.shape: ir.Shape = ir.Shape(mask.shape)
         self.dtype = ir.DataType.FLOAT
@@ -188,11 +214,18 @@ class EncodedTensor(ir.TensorProtocol):
 
     @property
     def storage_bits(self) -> int:
-        """Bits stored: values with padding, indices, scales (and zero points where asymmetric)."""
+        """Bits stored: values with padding, indices, scales and zero points; none for a group that stores nothing."""
         quant, mask = self.encoding.quant, self.matrix(self.mask)
         values = self.encoding.pattern.stored(mask) * (quant.bits if quant else 32)
-        scale = 0 if quant is None or self.scales is None else self.scales.size * (32 if quant.symmetric else 40)
-        return values + self.encoding.pattern.index_bits(mask) + scale
+        return values + self.encoding.pattern.index_bits(mask) + self.stored_scales * (quant.scale_bits if quant else 0)
+
+    @property
+    def stored_scales(self) -> int:
+        """Number of scales stored: all, or those of groups with a stored element."""
+        quant, mask = self.encoding.quant, self.matrix(self.mask)
+        if self.scales is None or quant is None or not quant.group:
+            return 0 if self.scales is None else int(self.scales.size)
+        return int(np.count_nonzero(Block(1, quant.group).blocks(mask)))
 
     @property
     def bits_per_weight(self) -> float:
@@ -204,12 +237,19 @@ class EncodedTensor(ir.TensorProtocol):
         return as_matrix(self.numpy() if array is None else array, self.axis)
 
     def numpy(self) -> Floats:
-        """The dense values, float32: ``codes * scales`` where quantized. Not writable."""
+        """The dense values, float32: ``(codes - zero_points) * scales`` where quantized. Not writable."""
         if self._values is not None:
             return self._values
-        assert self.codes is not None
         assert self.scales is not None
-        return _frozen(_dequantize(self.codes, self.scales, self.axis, self.encoding.quant))
+        steps = self._steps()
+        wide = spread(self.scales, self.encoding.quant, steps.shape[1])
+        return _frozen(from_matrix(steps.astype(np.float32) * wide, self.mask.shape, self.axis))
+
+    def _steps(self) -> Array:
+        """int16 ``[out, in]``: codes less their zero points."""
+        assert self.codes is not None
+        codes, zeros = self.matrix(self.codes).astype(np.int16), self.zero_points
+        return codes if zeros is None else np.asarray(codes - spread(zeros, self.encoding.quant, codes.shape[1]))
 
     def tobytes(self) -> bytes:
         """The dense values in little endian, as ONNX stores them."""
@@ -260,29 +300,66 @@ def _scales_fit(tensor: EncodedTensor) -> bool:
     )
 
 
+def _halves(tensor: EncodedTensor) -> bool:
+    quant, scales = tensor.encoding.quant, tensor.scales
+    return scales is None or quant is None or not quant.group or np.array_equal(scales, as_half(scales))
+
+
+def _zero_points_fit(tensor: EncodedTensor) -> bool:
+    quant, zeros = tensor.encoding.quant, tensor.zero_points
+    if quant is None or quant.symmetric or zeros is None:
+        return zeros is None and (quant is None or quant.symmetric)
+    return zeros.dtype == np.uint8 and zeros.shape == _scale_shape(tensor) and bool((zeros <= quant.highest).all())
+
+
+def _codes_fit(tensor: EncodedTensor) -> bool:
+    quant, codes = tensor.encoding.quant, tensor.codes
+    return quant is None or codes is None or bool(((codes >= quant.lowest) & (codes <= quant.highest)).all())
+
+
+def _type_fits(tensor: EncodedTensor) -> bool:
+    quant = tensor.encoding.quant
+    wanted = np.float32 if quant is None else np.int8 if quant.symmetric else np.uint8
+    return tensor.mask.dtype == bool and tensor.raw.dtype == wanted
+
+
+def _zero_outside(tensor: EncodedTensor) -> bool:
+    values = tensor.matrix(tensor.raw) if tensor.codes is None else tensor._steps()
+    return not values[~tensor.matrix(tensor.mask)].any()
+
+
 _CHECKS: Mapping[str, Callable[[EncodedTensor], bool]] = {
     "a matrix of at least rank 2 is expected": lambda t: t.mask.ndim >= 2 and 0 <= t.axis < t.mask.ndim,
     "codes and scales are expected when it is quantized, values when it is not": lambda t: (
         (t.codes is None) == (t.scales is None) == (t.encoding.quant is None) == (t._values is not None)
     ),
-    "asymmetric codes are not supported": lambda t: t.encoding.quant is None or t.encoding.quant.symmetric,
-    "values must be float32, codes int8, the mask bool": lambda t: (
-        t.mask.dtype == bool and t.raw.dtype == (np.float32 if t.codes is None else np.int8)
-    ),
+    "values must be float32, codes int8 (uint8 where asymmetric), the mask bool": _type_fits,
     "the mask's shape differs from the values'": lambda t: t.raw.shape == t.mask.shape,
     "the scales must be positive float32, one for each channel, group or tensor": _scales_fit,
+    "the scales of groups must be float16 numbers": _halves,
+    "zero points are expected where it is asymmetric: uint8 codes, one for each scale": _zero_points_fit,
+    "a code is out of range": _codes_fit,
     "the mask is not legal for its pattern": lambda t: t.encoding.pattern.check(t.matrix(t.mask)),
-    "an element outside the mask is not zero": lambda t: not t.raw[~t.mask].any(),
+    "an element outside the mask is not zero": _zero_outside,
 }
 
 
-def _dequantize(codes: Array, scales: Floats, axis: int, quant: Quant | None) -> Floats:
-    matrix = as_matrix(codes, axis).astype(np.float32)
+def as_half(scales: Array) -> Floats:
+    """Scales as a group stores them: float32 numbers that float16 holds, over 0 and finite."""
+    return np.clip(scales, _LEAST_HALF, _GREATEST_HALF).astype(np.float16).astype(np.float32)
+
+
+def spread(shared: Array, quant: Quant | None, inputs: int) -> Array:
+    """Scales or zero points as they apply to a matrix: ``[1 or out, 1 or in]``.
+
+    Args:
+        shared: ``[1]`` per tensor, ``[out]`` per channel, ``[out, groups]`` per group.
+        quant: Says which of these it is.
+        inputs: Columns of the matrix.
+    """
     if quant is not None and quant.group:
-        wide = scales.repeat(quant.group, axis=1)[:, : matrix.shape[1]]
-    else:
-        wide = scales.reshape(-1, 1)
-    return from_matrix(matrix * wide, codes.shape, axis)
+        return np.asarray(shared.repeat(quant.group, axis=1)[:, :inputs])
+    return shared.reshape(-1, 1)
 
 
 def _frozen(array: Array) -> Array:

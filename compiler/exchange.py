@@ -1,28 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Between the model in memory and plain ONNX: quantized weights as int8 with DequantizeLinear, and back."""
+"""Between the model in memory and plain ONNX: quantized weights as codes with DequantizeLinear, and back."""
 
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import onnx
 import onnx_ir as ir
 
-from sparsec.compiler.encoding import EncodedTensor, Encoding, Quant, as_matrix, classify, from_matrix
-from sparsec.compiler.errors import ModelError, RecipeError
-from sparsec.compiler.layers import weight_axis
-from sparsec.compiler.pattern import Array, Pattern
+from sparsec.compiler.encoding import EncodedTensor, Quant, from_matrix
+from sparsec.compiler.errors import ModelError
+from sparsec.compiler.pattern import Array
+from sparsec.compiler.qdq_weights import METADATA, read_bias, read_weight, with_reshape
 
-METADATA = "sparsec.encoding"
-"""Key of the DequantizeLinear node's metadata that holds the encoding's text form."""
+__all__ = ["METADATA", "from_qdq", "to_onnx"]
+
 _LEAST_OPSET = 13
+GROUPS_OPSET = 21
+"""The first opset whose DequantizeLinear knows groups (block_size)."""
 
 
 def to_onnx(model: ir.Model) -> onnx.ModelProto:
     """The model as plain ONNX, which any consumer of ONNX runs.
 
-    Each quantized `EncodedTensor` (per tensor or channel) becomes an int8 initializer, its float32 scales and a
-    DequantizeLinear that yields the same values; other encoded weights become dense float32. The model given
-    stays as it is.
+    Each quantized `EncodedTensor` becomes an initializer of int8 codes (uint8 where asymmetric), its float32 scales,
+    its zero points, and a DequantizeLinear that yields the same values; other encoded weights become dense float32.
+    So do groups in an opset older than 21, which cannot say them. The model given stays as it is.
 
     Raises:
         ModelError: If quantized weights meet an opset older than 13.
@@ -30,7 +33,7 @@ def to_onnx(model: ir.Model) -> onnx.ModelProto:
     copy = model.clone()
     for value in list(copy.graph.initializers.values()):
         tensor = value.const_value
-        if isinstance(tensor, EncodedTensor) and tensor.codes is not None and not _grouped(tensor):
+        if isinstance(tensor, EncodedTensor) and tensor.codes is not None and _sayable(copy.graph, tensor):
             _dequantize(copy.graph, value, tensor)
     return ir.to_proto(copy)
 
@@ -39,22 +42,25 @@ def from_qdq(model: ir.Model) -> ir.Model:
     """Turn DequantizeLinear over constants back into initializers, in place.
 
     int8 weights of layers (and uint8 ones with zero point 128) become `EncodedTensor` with a scale per channel,
-    one scale for the whole tensor being repeated; int32 biases become float32. Asymmetric weights, and
-    DequantizeLinear of anything else, stay.
+    one scale for the whole tensor being repeated; int32 biases become float32. What `to_onnx` wrote with groups or
+    zero points is read back as it was. Other asymmetric weights, and DequantizeLinear of anything else, stay.
 
     Returns:
         The same model.
     """
     for node in list(model.graph):
         if node.op_type == "DequantizeLinear" and node.domain in ("", "ai.onnx") and _is_constant(node):
-            tensor = _bias(node) or _weight(node)
+            nodes = with_reshape(node)
+            tensor = read_bias(node) or read_weight(nodes)
             if tensor is not None:
-                _replace(model.graph, node, tensor)
+                _replace(model.graph, nodes, tensor)
     return model
 
 
-def _grouped(tensor: EncodedTensor) -> bool:
-    return tensor.encoding.quant is not None and tensor.encoding.quant.group > 0
+def _sayable(graph: ir.Graph, tensor: EncodedTensor) -> bool:
+    """Whether an opset's DequantizeLinear can say a tensor's groups; what is too old even for channels is not asked."""
+    grouped = tensor.encoding.quant is not None and tensor.encoding.quant.group > 0
+    return not grouped or graph.opset_imports.get("", GROUPS_OPSET) >= GROUPS_OPSET
 
 
 def _dequantize(graph: ir.Graph, value: ir.Value, tensor: EncodedTensor) -> None:
@@ -63,28 +69,79 @@ def _dequantize(graph: ir.Graph, value: ir.Value, tensor: EncodedTensor) -> None
             f"Weight '{value.name}' is quantized: the model has opset {graph.opset_imports['']}, expected 13 or newer."
         )
         raise ModelError(msg)
-    assert tensor.scales is not None
     assert value.name is not None
-    name, per_tensor = value.name, tensor.scales.shape == (1,)
-    scales = tensor.scales.reshape(()) if per_tensor else tensor.scales
-    inputs = [
-        _initializer(graph, f"{name}.codes", tensor.codes),
-        _initializer(graph, f"{name}.scales", scales),
-    ]
-    attributes = {} if per_tensor else {"axis": tensor.axis}
-    node = ir.node("DequantizeLinear", inputs, attributes, name=f"{name}.dequantize")
-    node.metadata_props[METADATA] = str(tensor.encoding)
-    node.outputs[0].shape, node.outputs[0].dtype = value.shape, ir.DataType.FLOAT
-    value.replace_all_uses_with(node.outputs[0], replace_graph_outputs=True)
+    name, nodes = value.name, _decoder(graph, value.name, tensor)
+    for node in nodes:
+        node.metadata_props[METADATA] = str(tensor.encoding)
+    output = nodes[-1].outputs[0]
+    output.shape, output.dtype = value.shape, ir.DataType.FLOAT
+    value.replace_all_uses_with(output, replace_graph_outputs=True)
     del graph.initializers[name]
-    value.name, node.outputs[0].name = f"{name}.encoded", name
-    graph.insert_before(graph[0], node)
+    value.name, output.name = f"{name}.encoded", name
+    graph.insert_before(graph[0], nodes)
 
 
-def _initializer(graph: ir.Graph, name: str, array: Any) -> ir.Value:
+def _decoder(graph: ir.Graph, name: str, tensor: EncodedTensor) -> list[ir.Node]:
+    """DequantizeLinear over a tensor's arrays; groups that run over several axes need a Reshape behind it."""
+    quant, scales, codes = tensor.encoding.quant, tensor.scales, tensor.codes
+    assert quant is not None
+    assert scales is not None
+    assert codes is not None
+    attributes = _LAYOUTS[quant.granularity](tensor)
+    flat = quant.group > 0 and codes.ndim > 2
+    place = _placing(tensor)
+    arrays = {"codes": tensor.matrix(codes) if flat else codes, "scales": place(scales)}
+    if tensor.zero_points is not None:
+        arrays["zero_points"] = place(tensor.zero_points)
+    types = dict.fromkeys(("codes", "zero_points"), _code_type(graph, quant))
+    inputs = [_initializer(graph, f"{name}.{role}", array, types.get(role)) for role, array in arrays.items()]
+    nodes = [ir.node("DequantizeLinear", inputs, attributes, name=f"{name}.dequantize")]
+    if flat:
+        nodes[0].outputs[0].name = f"{name}.matrix"
+        shape = _initializer(graph, f"{name}.shape", np.array(codes.shape, np.int64))
+        nodes.append(ir.node("Reshape", [nodes[0].outputs[0], shape], name=f"{name}.reshape"))
+    return nodes
+
+
+_LAYOUTS: Mapping[str, Callable[[EncodedTensor], dict[str, int]]] = {
+    "tensor": lambda tensor: {},
+    "channel": lambda tensor: {"axis": tensor.axis},
+    "group": lambda tensor: {"axis": 1 - tensor.axis, "block_size": tensor.encoding.quant.group},  # type: ignore[union-attr]
+}
+"""Granularity -> attributes of DequantizeLinear; groups run over the axis that is not the output channels'."""
+
+
+def _placing(tensor: EncodedTensor) -> Callable[[Array], Array]:
+    """How scales and zero points are laid out: a scalar per tensor, along the output channels' axis, or in a grid."""
+    if tensor.encoding.quant is not None and tensor.encoding.quant.group:
+        return lambda shared: from_matrix(shared, _grid(shared, tensor.axis), tensor.axis)
+    return lambda shared: shared.reshape(()) if shared.shape == (1,) else shared
+
+
+def _grid(shared: Array, axis: int) -> tuple[int, int]:
+    return (shared.shape[0], shared.shape[1]) if axis == 0 else (shared.shape[1], shared.shape[0])
+
+
+def _code_type(graph: ir.Graph, quant: Quant) -> ir.DataType:
+    """Four-bit types where they suffice and the opset has them."""
+    narrow = quant.bits <= 4 and graph.opset_imports.get("", GROUPS_OPSET) >= GROUPS_OPSET
+    return _CODE_TYPES[quant.symmetric, narrow]
+
+
+_CODE_TYPES: Mapping[tuple[bool, bool], ir.DataType] = {
+    (True, True): ir.DataType.INT4,
+    (True, False): ir.DataType.INT8,
+    (False, True): ir.DataType.UINT4,
+    (False, False): ir.DataType.UINT8,
+}
+"""(symmetric, four bits suffice) -> type of the codes."""
+
+
+def _initializer(graph: ir.Graph, name: str, array: Any, dtype: ir.DataType | None = None) -> ir.Value:
     while name in graph.initializers:
         name += "_"
-    value = ir.val(name, const_value=ir.tensor(array, name=name))
+    typed = np.ascontiguousarray(array) if dtype is None else array.astype(dtype.numpy())
+    value = ir.val(name, const_value=ir.tensor(typed, name=name))
     graph.register_initializer(value)
     return value
 
@@ -93,59 +150,18 @@ def _is_constant(node: ir.Node) -> bool:
     return all(v is None or v.const_value is not None for v in node.inputs) and not node.outputs[0].is_graph_output()
 
 
-def _arrays(node: ir.Node) -> tuple[Array, Array, Array]:
-    """Codes, scales and zero points of a DequantizeLinear over constants."""
-    codes, scales, *zero = [v.const_value.numpy() for v in node.inputs if v is not None and v.const_value is not None]
-    return codes, scales, zero[0] if zero else np.zeros_like(scales, dtype=codes.dtype)
-
-
-def _bias(node: ir.Node) -> ir.TensorProtocol | None:
-    codes, scales, zero = _arrays(node)
-    if codes.dtype != np.int32 or codes.ndim > 1 or zero.any() or scales.dtype != np.float32:
-        return None
-    return ir.tensor(codes.astype(np.float32) * scales)
-
-
-def _weight(node: ir.Node) -> EncodedTensor | None:
-    codes, scales, zero = _arrays(node)
-    middle = {np.dtype(np.int8): 0, np.dtype(np.uint8): 128}.get(codes.dtype)
-    axes = {weight_axis(user) if index == 1 else None for user, index in node.outputs[0].uses()}
-    axis = axes.pop() if len(axes) == 1 else None
-    if axis is None or middle is None or codes.ndim < 2 or (zero != middle).any():
-        return None
-    along = node.attributes.get_int("axis", 1) % codes.ndim == axis and scales.shape == (codes.shape[axis],)
-    if not (scales.size == 1 or along) or scales.dtype != np.float32 or not (scales > 0).all():
-        return None
-    plain = (codes.astype(np.int16) - middle).astype(np.int8)
-    matrix = as_matrix(plain, axis)
-    pattern = _pattern(node, matrix)
-    mask = from_matrix(pattern.cover(matrix != 0), codes.shape, axis)
-    wide = np.broadcast_to(scales.reshape(-1), codes.shape[axis])
-    return EncodedTensor(None, Encoding(pattern, Quant(8, "channel")), mask, axis, codes=plain, scales=wide)
-
-
-def _pattern(node: ir.Node, matrix: Array) -> Pattern:
-    """The pattern that the node's metadata names if the zeros fit it, else the one they show."""
-    text = node.metadata_props.get(METADATA)
-    try:
-        pattern = Encoding.parse(text).pattern if text else None
-    except RecipeError:
-        pattern = None
-    fits = pattern is not None and pattern.check(pattern.cover(matrix != 0))
-    return pattern if pattern is not None and fits else classify(matrix)[0]
-
-
-def _replace(graph: ir.Graph, node: ir.Node, tensor: Any) -> None:
-    output = node.outputs[0]
+def _replace(graph: ir.Graph, nodes: Sequence[ir.Node], tensor: Any) -> None:
+    """Put an initializer in the place of nodes over constants, the last of which yields it."""
+    output = nodes[-1].outputs[0]
     assert output.name is not None
     name = output.name
     output.name = f"{name}.dequantized"
     tensor.name = name
     value = ir.val(name, const_value=tensor)
     output.replace_all_uses_with(value)
-    operands = [operand for operand in node.inputs if operand is not None]
-    graph.remove(node, safe=True)
+    operands = [operand for node in nodes for operand in node.inputs if operand is not None and not operand.producer()]
+    graph.remove(nodes, safe=True)
     graph.register_initializer(value)
     for operand in operands:
         if operand.is_initializer() and not operand.uses() and not operand.is_graph_output():
-            graph.initializers.pop(str(operand.name))
+            graph.initializers.pop(str(operand.name), None)

@@ -4,7 +4,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from sparsec.compiler.encoding import Block, EncodedTensor, Encoding, Quant
+from sparsec.compiler.encoding import Block, EncodedTensor, Encoding, Quant, as_half, from_matrix, parse_pattern
 from sparsec.compiler.errors import ModelError
 from sparsec.compiler.exchange import METADATA, from_qdq, to_onnx
 from sparsec.compiler.oracle import Oracle
@@ -131,6 +131,97 @@ def test_int32_bias_becomes_float():
     model = from_qdq(_model(text, q=np.arange(4, dtype=np.int32), s=np.float32(0.5)))
     assert [node.op_type for node in model.graph] == ["Add"]
     np.testing.assert_array_equal(model.graph.initializers["b"].const_value.numpy(), np.float32([0, 0.5, 1, 1.5]))
+
+
+def _grouped(bits=4, symmetric=False, opset=21, kind="gemm", pattern="block(1x4)"):
+    """A layer with groups of 4 along 10 inputs (or 2 channels x 3x3 taps), half of them pruned."""
+    text, shape, axis = {
+        "gemm": ("g (float[2,10] x) => (float[2,6] y) { y = Gemm(x, w) }", (10, 6), 1),
+        "conv": ("g (float[1,2,5,5] x) => (float[1,6,3,3] y) { y = Conv(x, w) }", (6, 2, 3, 3), 0),
+    }[kind]
+    random, quant = np.random.RandomState(2), Quant(bits, "group", symmetric, 4)
+    inputs = np.prod(shape) // 6
+    mask = parse_pattern(pattern).project(random.rand(6, inputs), 1.0 if pattern == "dense" else 0.5)
+    grid = (6, -(-inputs // 4))
+    zeros = None if symmetric else random.randint(0, quant.highest + 1, grid).astype(np.uint8)
+    rest = 0 if zeros is None else zeros.repeat(4, axis=1)[:, :inputs]
+    codes = np.where(mask, random.randint(quant.lowest, quant.highest + 1, mask.shape), rest)
+    codes = codes.astype(np.int8 if symmetric else np.uint8)
+    model = _model(text, opset, w=np.zeros(shape, np.float32))
+    model.graph.initializers["w"].const_value = EncodedTensor(
+        "w",
+        Encoding(parse_pattern(pattern), quant),
+        from_matrix(mask, shape, axis),
+        axis,
+        codes=from_matrix(codes, shape, axis),
+        scales=as_half(random.rand(*grid) + 0.1),
+        zero_points=zeros,
+    )
+    return model
+
+
+def _random_run(model):
+    x = {v.name: np.random.RandomState(3).randn(*v.shape.numpy()).astype(np.float32) for v in model.graph.inputs}
+    return Oracle(model).run(x)["y"]
+
+
+@pytest.mark.parametrize("kind", ["gemm", "conv"])
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("bits", [2, 3, 4, 5, 8])
+def test_groups_round_trip_and_onnxruntime_computes_their_values(bits, symmetric, kind):
+    model = _grouped(bits, symmetric, kind=kind)
+    proto = to_onnx(model)
+    onnx.checker.check_model(proto, full_check=True)
+    assert proto.graph.node[0].op_type == "DequantizeLinear"
+    names = {(True, True): "INT4", (True, False): "INT8", (False, True): "UINT4", (False, False): "UINT8"}
+    codes = next(tensor for tensor in proto.graph.initializer if tensor.name == "w.codes")
+    assert codes.data_type == onnx.TensorProto.DataType.Value(names[symmetric, bits <= 4])
+    dense = _grouped(bits, symmetric, kind=kind)
+    weight = dense.graph.initializers["w"]
+    before = weight.const_value
+    weight.const_value = ir.tensor(before.numpy(), name="w")
+    np.testing.assert_array_equal(_random_run(model), _random_run(dense))
+    again = from_qdq(ir.from_proto(proto))
+    assert list(again.graph.initializers) == ["w"]
+    after = again.graph.initializers["w"].const_value
+    assert after.encoding == before.encoding
+    for name in ("codes", "scales", "mask") + (() if symmetric else ("zero_points",)):
+        np.testing.assert_array_equal(getattr(after, name), getattr(before, name))
+
+
+def test_groups_of_an_older_opset_are_written_dense():
+    proto = to_onnx(_grouped(opset=20))
+    assert [node.op_type for node in proto.graph.node] == ["Gemm"]
+    want = _grouped().graph.initializers["w"].const_value.numpy()
+    np.testing.assert_array_equal(onnx.numpy_helper.to_array(proto.graph.initializer[0]), want)
+
+
+GROUPS = (
+    "g (float[2,8] x) => (float[2,3] y) { w = DequantizeLinear <axis = 0, block_size = 4> (q, s) y = MatMul(x, w) }"
+)
+
+
+def test_signed_groups_with_zero_points_of_other_tools():
+    text = GROUPS.replace("(q, s)", "(q, s, z)")
+    random = np.random.RandomState(0)
+    arrays = {
+        "q": random.randint(-8, 8, (8, 3)).astype(ir.DataType.INT4.numpy()),
+        "s": as_half(random.rand(2, 3) + 0.1),
+        "z": random.randint(-8, 8, (2, 3)).astype(ir.DataType.INT4.numpy()),
+    }
+    model, plain = _model(text, **arrays), _model(text, **arrays)
+    from_qdq(model)
+    assert [node.op_type for node in model.graph] == ["MatMul"]
+    assert str(model.graph.initializers["w"].const_value.encoding) == "dense x int4(group4,asymmetric)"
+    np.testing.assert_array_equal(_random_run(model), _random_run(plain))
+
+
+def test_groups_with_wider_scales_stay():
+    text = (
+        "g (float[2,8] x) => (float[2,3] y) { w = DequantizeLinear <axis = 0, block_size = 4> (q, s) y = MatMul(x, w) }"
+    )
+    model = _model(text, q=_codes(8, 3), s=np.full((2, 3), 1 / 3, np.float32))
+    assert [node.op_type for node in from_qdq(model).graph] == ["DequantizeLinear", "MatMul"]
 
 
 def test_old_opset_is_refused():
