@@ -62,18 +62,18 @@ class PassContext:
     Attributes:
         target: What the model will be compiled for; None when that is not decided.
         calibration: Real inputs; None where none were given.
-        heldout: Real inputs that no pass computes with: fidelity is measured on them. None where none were given.
-        original: The model before the first pass that loses anything, for passes that recover; set by the manager.
         seed: For every random choice.
         reporter: Told of progress by passes that take longer than a second.
+        heldout: Real inputs that no pass computes with: fidelity is measured on them. None where none were given.
+        original: The model before the first pass that loses anything, for passes that recover; set by the manager.
     """
 
     target: Target | None = None
     calibration: "Calibration | None" = None
-    heldout: "Calibration | None" = None
-    original: ir.Model | None = None
     seed: int = 0
     reporter: Reporter = silent
+    heldout: "Calibration | None" = None
+    original: ir.Model | None = None
 
 
 @dataclass(frozen=True)
@@ -99,6 +99,10 @@ class Pass(ABC):
         Raises:
             PassError: If the pass cannot do on this model what it was asked.
         """
+
+    def needs(self) -> tuple[str, ...]:
+        """What this pass with these options requires, words of `REQUIREMENTS`; by default what its class `requires`."""
+        return self.requires
 
     def __str__(self) -> str:
         """The text form: ``prune-blocks{rows=4 cols=4 density=0.5}``."""
@@ -248,7 +252,7 @@ class PassManager:
 
     def _check_requirements(self, model: ir.Model, context: PassContext) -> None:
         for step in self.passes:
-            for word in step.requires:
+            for word in step.needs():
                 met, message = REQUIREMENTS.get(word, (lambda model, context: False, f"requires unknown '{word}'."))
                 if not met(model, context):
                     msg = f"Pass '{step.name}' {message}"

@@ -138,7 +138,7 @@ class NM(Pattern):
 
     def check(self, mask: Mask) -> bool:
         """See `Pattern.check`."""
-        units = self._units(mask).any(axis=-1)
+        units = np.asarray(self._units(mask).any(axis=-1))
         whole = np.array_equal(self._spread(units, mask.shape[1]), mask)
         return bool(whole and (_runs(units, self.m).sum(axis=-1) <= self.n).all())
 
@@ -154,7 +154,7 @@ class NM(Pattern):
 
     def cover(self, nonzero: Mask) -> Mask:
         """See `Pattern.cover`."""
-        return self._spread(self._units(nonzero).any(axis=-1), nonzero.shape[1])
+        return self._spread(np.asarray(self._units(nonzero).any(axis=-1)), nonzero.shape[1])
 
     def index_bits(self, mask: Mask) -> int:
         """A position inside its run for each stored unit."""

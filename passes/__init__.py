@@ -6,6 +6,9 @@ PASSES: dict[str, str] = {
     "fold-constants": "sparsec.passes.fold_constants:FoldConstants",
     "fuse-layernorm": "sparsec.passes.fuse_layernorm:FuseLayernorm",
     "prune-blocks": "sparsec.passes.prune_blocks:PruneBlocks",
+    "prune-kernels": "sparsec.passes.prune_kernels:PruneKernels",
+    "prune-nm": "sparsec.passes.prune_nm:PruneNM",
+    "prune-unstructured": "sparsec.passes.prune_unstructured:PruneUnstructured",
     "quantize": "sparsec.passes.quantize:Quantize",
 }
 """Pass name -> ``module:Class``; modules are imported on first use."""

@@ -21,7 +21,7 @@ def _weights_as_inputs(model: ir.Model) -> Iterator[dict[str, ir.TensorProtocol]
     try:
         for value in large:
             graph.initializers.pop(str(value.name))
-            graph.inputs.append(value)
+            graph.inputs.append(_typed(value))
         yield tensors
     finally:
         graph.inputs.clear()
@@ -29,6 +29,17 @@ def _weights_as_inputs(model: ir.Model) -> Iterator[dict[str, ir.TensorProtocol]
         graph.initializers.clear()
         for value in order:
             graph.register_initializer(value)
+
+
+def _typed(value: ir.Value) -> ir.Value:
+    """The value with its tensor's type and shape where it has none of its own, which an input needs."""
+    tensor = value.const_value
+    assert tensor is not None
+    if value.type is None:
+        value.type = ir.TensorType(tensor.dtype)
+    if value.shape is None:
+        value.shape = ir.Shape(tensor.shape)
+    return value
 
 
 def light_proto(model: ir.Model) -> tuple[onnx.ModelProto, dict[str, ir.TensorProtocol]]:

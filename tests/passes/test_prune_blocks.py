@@ -128,9 +128,14 @@ BAD = {
     "density=0": "Pass 'prune-blocks': option 'density' is 0, expected more than 0 and at most 1.",
     "density=1.5": "Pass 'prune-blocks': option 'density' is 1.5, expected more than 0 and at most 1.",
     "rows=0": "Pattern 'block(0x4)': expected sides of at least 1.",
-    "score=wanda": "Pass 'prune-blocks', option 'score': Unknown value 'wanda'; expected one of: magnitude.",
-    "row=4": "Pass 'prune-blocks': Unknown option 'row'; expected one of: cols, correct_bias, density, ignore, "
-    "min_weights, rows, score, spatial. Did you mean 'rows'?",
+    "score=wander": "Pass 'prune-blocks', option 'score': Unknown value 'wander'; expected one of: hessian, magnitude, "
+    "ria, wanda. Did you mean 'wanda'?",
+    "row=4": "Pass 'prune-blocks': Unknown option 'row'; expected one of: cols, correct_bias, densities, density, "
+    "ignore, min_weights, only, rows, scope, score, spatial, update. Did you mean 'rows'?",
+    'densities=["a=0"]': "Pass 'prune-blocks': option 'densities' holds 'a=0', expected LAYER=NUMBER with a number "
+    "of more than 0 and at most 1.",
+    "densities=[0.5]": "Pass 'prune-blocks': option 'densities' holds '0.5', expected LAYER=NUMBER with a number "
+    "of more than 0 and at most 1.",
 }
 
 

@@ -3,7 +3,9 @@
 
 from collections.abc import Callable
 
+import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper
 
@@ -205,3 +207,10 @@ class TestFunctions:
         model = parse("g (float[4] x) => (float[4] y) { y = d.f0(x) }", functions=text, domains=', "d" : 1')
         with pytest.raises(ModelError, match="call each other more than 64 deep"):
             load_onnx(model)
+
+
+def test_large_weights_need_no_declared_type():
+    text = '<ir_version: 10, opset_import: ["": 21]>\ng (float[1,64] x) => (float[1,64] y) { y = MatMul(x, w) }'
+    model = ir.from_onnx_text(text, initializers=[ir.tensor(np.ones((64, 64), np.float32), name="w")])
+    assert model.graph.initializers["w"].type is None
+    assert load_onnx(model).graph.initializers["w"].const_value.shape == (64, 64)
