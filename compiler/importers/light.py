@@ -38,7 +38,7 @@ def _typed(value: ir.Value) -> ir.Value:
     if value.type is None:
         value.type = ir.TensorType(tensor.dtype)
     if value.shape is None:
-        value.shape = ir.Shape(tensor.shape)
+        value.shape = ir.Shape(tensor.shape.numpy())
     return value
 
 
