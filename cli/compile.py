@@ -12,12 +12,12 @@ import click
 from sparsec.cli.output_file import write_file
 from sparsec.cli.parameters import PATH, NearestChoice, PassType, TargetType, debug_option, json_option, shape_option
 from sparsec.cli.progress import progress_bar
-from sparsec.cli.tables import print_compiled, print_json, print_line
+from sparsec.cli.tables import print_compiled, print_json, print_line, print_steps
 from sparsec.compiler.text import printable
 
 if TYPE_CHECKING:
     from sparsec.compiler.artifact import Artifact
-    from sparsec.compiler.driver import Job
+    from sparsec.compiler.driver import Compressed, Job
 
 KINDS = ("artifact", "onnx", "program", "tir", "llvm", "asm")
 
@@ -50,6 +50,7 @@ class Request:
 @click.option("--recipe", metavar="FILE|NAME", help="What to do to the model; without it, nothing is lost.")
 @click.option("--pass", "passes", type=PassType(), multiple=True, help="A pass to run after the recipe's; repeat.")
 @click.option("--calibration", type=PATH, metavar="FILE.npz", help="Real inputs, with a leading axis of samples.")
+@click.option("--heldout", type=PATH, metavar="FILE.npz", help="Real inputs that no pass sees, to measure fidelity on.")
 @shape_option
 @click.option("--name", help="Prefix of the C functions (default: the model file's name).")
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, help="For every random choice (default: 0).")
@@ -64,6 +65,7 @@ def compile_command(
     recipe: str | None,
     passes: Sequence[str],
     calibration: Path | None,
+    heldout: Path | None,
     shapes: Mapping[str, tuple[int, ...]],
     name: str | None,
     seed: int,
@@ -85,6 +87,7 @@ def compile_command(
             recipe,
             calibration,
             shapes,
+            heldout=heldout,
             passes=passes,
             name=name,
             seed=seed,
@@ -108,16 +111,17 @@ def _artifact(request: Request, job: "Job") -> Tell:
         check_output(folder, job.target, file_entry(request.model).sha256)
     compressed = driver.compress(job)
     artifact = driver.write(driver.lower(compressed, job), compressed, job, folder)
-    return lambda: _tell_artifact(request, artifact, folder)
+    seconds = [step.seconds for step in compressed.steps]
+    return lambda: _tell_artifact(request, artifact, seconds, folder)
 
 
-def _tell_artifact(request: Request, artifact: "Artifact", folder: Path) -> None:
+def _tell_artifact(request: Request, artifact: "Artifact", seconds: Sequence[float], folder: Path) -> None:
     report, manifest = artifact.report(), artifact.manifest
     sizes = {"code": manifest.code_bytes, "arena": manifest.arena_bytes, "weights": manifest.weight_bytes}
     if request.as_json:
-        print_json(_summary(report, sizes, folder, request.notes))
+        print_json({**_summary(report, sizes, folder, request.notes), "steps": _steps(report["steps"], seconds)})
     elif not request.quiet:
-        print_compiled(report, sizes, str(folder), request.notes)
+        print_compiled(report, sizes, seconds, str(folder), request.notes)
 
 
 def _summary(report: Mapping[str, Any], sizes: Mapping[str, int], folder: Path, notes: Sequence[str]) -> dict[str, Any]:
@@ -136,20 +140,32 @@ def _summary(report: Mapping[str, Any], sizes: Mapping[str, int], folder: Path, 
     }
 
 
+def _steps(steps: Sequence[Mapping[str, Any]], seconds: Sequence[float]) -> list[dict[str, Any]]:
+    """Each pass without its records, and the time it took."""
+    rows = [{key: value for key, value in step.items() if key != "records"} for step in steps]
+    return [{**row, "seconds": round(time, 3)} for row, time in zip(rows, seconds, strict=True)]
+
+
 def _onnx(request: Request, job: "Job") -> Tell:
     from sparsec.compiler import driver
     from sparsec.compiler.exchange import to_onnx
 
     path = request.output or Path(f"{job.name}-{job.target}.onnx")
-    data = to_onnx(driver.compress(job).model).SerializeToString(deterministic=True)
+    compressed = driver.compress(job)
+    data = to_onnx(compressed.model).SerializeToString(deterministic=True)
     write_file(path, lambda stream: stream.write(data), keep=request.model)
-    return lambda: _tell_file(request, path)
+    return lambda: _tell_file(request, path, compressed)
 
 
-def _tell_file(request: Request, path: Path) -> None:
+def _tell_file(request: Request, path: Path, compressed: "Compressed") -> None:
+    from sparsec.compiler.report import finite, steps
+
+    rows: list[dict[str, Any]] = finite(steps(compressed))
+    seconds = [step.seconds for step in compressed.steps]
     if request.as_json:
-        print_json({"onnx": str(path), "notes": request.notes})
+        print_json({"onnx": str(path), "steps": _steps(rows, seconds), "notes": request.notes})
     elif not request.quiet:
+        print_steps(rows, seconds)
         for note in request.notes:
             print_line(f"note       {note}")
         print_line(f"onnx       {path}")

@@ -49,17 +49,21 @@ def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]], numbers:
     sys.stdout.write("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines()))
 
 
-def print_compiled(report: Json, sizes: Mapping[str, int], place: str, notes: Sequence[str]) -> None:
+def print_compiled(
+    report: Json, sizes: Mapping[str, int], seconds: Sequence[float], place: str, notes: Sequence[str]
+) -> None:
     """The short table after a compilation.
 
     Args:
         report: Content of `report.json`.
         sizes: Bytes of ``code`` and ``arena``.
+        seconds: Of each pass.
         place: Where the artifact stands.
         notes: What was decided without being asked.
     """
     print_line(f"{report['name']} for {report['target']}")
     print_table(("", "before", "after", ""), _sides(report["before"], report["after"]), (1, 2, 3))
+    print_steps(report["steps"], seconds)
     totals = report["totals"]
     print_line(f"code       {in_bytes(sizes['code'])}, and {in_bytes(sizes['arena'])} of scratch memory")
     print_line(f"layers     {totals['layers']}, {totals['sparse']} sparse, {totals['refused']} refused")
@@ -82,6 +86,36 @@ def fidelity_lines(steps: Sequence[Json]) -> list[str]:
         changed = any(step["changed"] for step in steps)
         return ["not measured: no calibration samples"] if changed else []
     return [f"'{shortened(name)}' {_comparison(found)}" for name, found in measured[-1].items()]
+
+
+def print_steps(steps: Sequence[Json], seconds: Sequence[float] = ()) -> None:
+    """A row for each pass: what the model was made of after it, and what fidelity was left; nothing without passes.
+
+    Of several outputs, the one with the greatest relative error counts.
+    """
+    headings = ["pass", "weights", "multiply-adds", "zeros", "error", "SQNR", "correlation", "same top", "KL"]
+    timed = len(seconds) == len(steps)
+    rows = [_step(step) for step in steps]
+    for row, time in zip(rows, seconds, strict=False) if timed else ():
+        row.append(in_time(time * 1e6))
+    if rows:
+        print_table(headings + ["time"] * timed, rows, range(1, 11))
+
+
+def _step(step: Json) -> list[str]:
+    fidelity = list(step["fidelity"].values())
+    found = max(fidelity, key=_error, default=dict.fromkeys(key for key, _ in _FIDELITY))
+    sizes = (("weight_bytes", in_bytes), ("macs", in_count), ("zeros", in_percent))
+    error = ("-" if step["changed"] else "no change") if not fidelity else in_error(found["relative_error"])
+    told = [form.format(found[key]) if found[key] is not None else "-" for key, form in _FIDELITY]
+    return [step["name"], *(tell(step[key]) if step[key] is not None else "-" for key, tell in sizes), error, *told]
+
+
+_FIDELITY = (("sqnr_db", "{:.1f} dB"), ("correlation", "{:.4f}"), ("top1", "{:.1%}"), ("kl", "{:.2e}"))
+
+
+def _error(found: Json) -> float:
+    return float("inf") if found["relative_error"] is None else float(found["relative_error"])
 
 
 def print_layers(layers: Sequence[Json]) -> None:
@@ -119,7 +153,8 @@ def _share(after: float, before: float) -> str:
 def _comparison(found: Json) -> str:
     top1 = "" if found["top1"] is None else f", same top class in {in_percent(found['top1'])}"
     sqnr = "" if found["sqnr_db"] is None else f", SQNR {found['sqnr_db']:.1f} dB"
-    return f"relative error {in_error(found['relative_error'])}{sqnr}{top1}"
+    correlation = "" if found["correlation"] is None else f", correlation {found['correlation']:.4f}"
+    return f"relative error {in_error(found['relative_error'])}{sqnr}{correlation}{top1}"
 
 
 def _refusals(layers: Sequence[Json]) -> list[str]:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Calibration: real inputs of a model, and what its values do on them."""
 
+import hashlib
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,11 +13,16 @@ import onnx_ir as ir
 from numpy.lib.npyio import NpzFile
 
 from sparsec.compiler.errors import DataError
+from sparsec.compiler.graph import dtype_of, shape_of
 from sparsec.compiler.pass_manager import Reporter, silent
 from sparsec.compiler.pattern import Array
 
 BINS = 2048
 """Bins of a histogram between the least and the greatest value seen."""
+LEAST_TO_SPLIT = 16
+"""Fewer samples are not split: the same ones calibrate and measure."""
+MOST_HELDOUT = 16
+"""A split holds out a quarter of the samples, but no more than this."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -26,26 +32,29 @@ class Calibration:
     Attributes:
         arrays: One for each model input, named after it, with a leading axis of samples. What follows that axis
             is the input's shape, with or without a leading 1 of its own.
+        title: What errors call it.
 
     Raises:
         DataError: If there is no array, the numbers of samples differ, or a value is not finite.
     """
 
     arrays: Mapping[str, Array]
+    title: str = "Calibration"
 
     def __post_init__(self) -> None:
         if not self.arrays:
-            raise DataError("Calibration holds no array; expected one for each model input.")  # noqa: EM101
+            msg = f"{self.title} holds no array; expected one for each model input."
+            raise DataError(msg)
         for name, array in self.arrays.items():
-            _check_values(name, array)
+            _check_values(self.title, name, array)
         counts = {name: len(array) for name, array in self.arrays.items()}
         if len(set(counts.values())) > 1:
             listed = ", ".join(f"'{name}' {count}" for name, count in counts.items())
-            msg = f"Calibration arrays have different numbers of samples: {listed}."
+            msg = f"{self.title} arrays have different numbers of samples: {listed}."
             raise DataError(msg)
 
     @classmethod
-    def load(cls, path: str | Path) -> "Calibration":
+    def load(cls, path: str | Path, title: str = "Calibration") -> "Calibration":
         """Read an ``.npz`` file; pickled objects are refused.
 
         Raises:
@@ -54,14 +63,14 @@ class Calibration:
         try:
             archive = np.load(path, allow_pickle=False)
             if not isinstance(archive, NpzFile):
-                msg = f"Calibration '{path}' is a single array; expected an .npz with one for each model input."
+                msg = f"{title} '{path}' is a single array; expected an .npz with one for each model input."
                 raise DataError(msg)
             with archive:
                 arrays = {name: archive[name] for name in archive.files}
         except (OSError, ValueError, EOFError, MemoryError, OverflowError, BadZipFile, zlib.error) as error:
-            msg = f"Calibration '{path}' cannot be read as .npz of plain arrays: {error}."
+            msg = f"{title} '{path}' cannot be read as .npz of plain arrays: {error}."
             raise DataError(msg) from error
-        return cls(arrays)
+        return cls(arrays, title)
 
     @property
     def samples(self) -> int:
@@ -78,13 +87,47 @@ class Calibration:
         missing, surplus = sorted(inputs.keys() - self.arrays.keys()), sorted(self.arrays.keys() - inputs.keys())
         if missing or surplus:
             found = "; ".join(f"{what}: {', '.join(names)}" for what, names in _kinds(missing, surplus) if names)
-            msg = f"Calibration does not fit the model's inputs ({', '.join(inputs)}): {found}."
+            msg = f"{self.title} does not fit the model's inputs ({', '.join(inputs)}): {found}."
             raise DataError(msg)
         for name, value in inputs.items():
-            _check_type(name, self.arrays[name], value)
+            _check_type(self.title, name, self.arrays[name], value)
         if self.samples < least:
-            msg = f"Calibration has {self.samples} samples, expected at least {least}."
+            msg = f"{self.title} has {self.samples} samples, expected at least {least}."
             raise DataError(msg)
+
+    def check_varied(self) -> None:
+        """Check that the samples are not one and the same, nor one value all over.
+
+        Raises:
+            DataError: If nothing can be learned from them.
+        """
+        if self.samples > 1 and all((array == array[:1]).all() for array in self.arrays.values()):
+            msg = f"{self.title} has {self.samples} samples that are all the same; expected different real inputs."
+            raise DataError(msg)
+        if all(array.size > 1 and (array == array.flat[0]).all() for array in self.arrays.values()):
+            msg = f"{self.title} holds one value everywhere in each array; expected real inputs."
+            raise DataError(msg)
+
+    def split(self) -> tuple["Calibration", "Calibration"]:
+        """Samples to calibrate with, and samples held out: the last quarter, at most `MOST_HELDOUT`.
+
+        Of fewer than `LEAST_TO_SPLIT` samples, all are both.
+        """
+        if self.samples < LEAST_TO_SPLIT:
+            return self, self
+        first = self.samples - min(self.samples // 4, MOST_HELDOUT)
+        parts = (slice(None, first), self.title), (slice(first, None), "Held-out data")
+        mine, held = (Calibration({n: a[part] for n, a in self.arrays.items()}, title) for part, title in parts)
+        return mine, held
+
+    def shared(self, other: "Calibration") -> int:
+        """How many of these samples are also among the other's."""
+        return len(self._digests() & other._digests())
+
+    def _digests(self) -> set[bytes]:
+        rows = range(self.samples)
+        arrays = [self.arrays[name] for name in sorted(self.arrays)]
+        return {hashlib.sha256(b"".join(np.ascontiguousarray(a[i]).tobytes() for a in arrays)).digest() for i in rows}
 
     def feeds(self, model: ir.Model, limit: int | None = None) -> Iterator[dict[str, Array]]:
         """Each sample (at most `limit`) as model inputs by name, in the shapes that the model declares."""
@@ -164,6 +207,18 @@ def observe(
     return {name: Statistics(*ends, counts[name]) for name, ends in ranges.items()}
 
 
+def random_inputs(model: ir.Model, seed: int) -> dict[str, Array]:
+    """One sample of seeded inputs: normal numbers; for integers 0 and 1, which fit most tables."""
+    generator = np.random.default_rng(seed)
+    return {str(value.name): _random(generator, shape_of(value), dtype_of(value)) for value in model.graph.inputs}
+
+
+def _random(generator: np.random.Generator, shape: tuple[int, ...], dtype: str) -> Array:
+    if np.dtype(dtype).kind == "f":
+        return generator.standard_normal(shape).astype(dtype)
+    return generator.integers(0, 2, shape).astype(dtype)
+
+
 def _widened(name: str, ends: tuple[float, float], array: Array) -> tuple[float, float]:
     if not array.size:
         return ends
@@ -182,23 +237,23 @@ def _kinds(missing: list[str], surplus: list[str]) -> tuple[tuple[str, list[str]
     return ("missing", missing), ("surplus", surplus)
 
 
-def _check_values(name: str, array: Array) -> None:
+def _check_values(title: str, name: str, array: Array) -> None:
     if array.ndim < 1 or not len(array):
-        msg = f"Calibration array '{name}' has no samples; expected a leading axis of samples."
+        msg = f"{title} array '{name}' has no samples; expected a leading axis of samples."
         raise DataError(msg)
     if array.dtype.kind not in "biuf":
-        msg = f"Calibration array '{name}' has dtype {array.dtype}, expected numbers."
+        msg = f"{title} array '{name}' has dtype {array.dtype}, expected numbers."
         raise DataError(msg)
     bad = ~np.isfinite(array) if array.dtype.kind == "f" else np.zeros(1, bool)
     if bad.any():
         where = tuple(int(i) for i in np.argwhere(bad)[0])
-        msg = f"Calibration array '{name}' holds {array[where]} at index {where}; expected finite numbers."
+        msg = f"{title} array '{name}' holds {array[where]} at index {where}; expected finite numbers."
         raise DataError(msg)
 
 
-def _check_type(name: str, array: Array, value: ir.Value) -> None:
+def _check_type(title: str, name: str, array: Array, value: ir.Value) -> None:
     if value.dtype is not None and array.dtype != value.dtype.numpy():
-        msg = f"Calibration array '{name}' has dtype {array.dtype}, expected {value.dtype.numpy()}."
+        msg = f"{title} array '{name}' has dtype {array.dtype}, expected {value.dtype.numpy()}."
         raise DataError(msg)
     if value.shape is None:
         return
@@ -206,7 +261,7 @@ def _check_type(name: str, array: Array, value: ir.Value) -> None:
     short = whole[1:] if whole and whole[0] in (1, None) else whole
     if not any(_fits(array.shape[1:], shape) for shape in (whole, short)):
         listed = ", ".join("?" if side is None else str(side) for side in short)
-        msg = f"Calibration array '{name}' has shape {array.shape}, expected (samples, {listed})."
+        msg = f"{title} array '{name}' has shape {array.shape}, expected (samples, {listed})."
         raise DataError(msg)
 
 

@@ -15,23 +15,27 @@ from numpy.typing import NDArray
 
 from sparsec.compiler import artifact, report, report_page
 from sparsec.compiler.artifact import Artifact, Code, Contents
-from sparsec.compiler.calibration import Calibration
+from sparsec.compiler.calibration import LEAST_TO_SPLIT, Calibration, random_inputs
+from sparsec.compiler.comparison import Comparison
 from sparsec.compiler.encoding import EncodedTensor
 from sparsec.compiler.exchange import from_qdq
-from sparsec.compiler.fidelity import Comparison
 from sparsec.compiler.golden import Golden, relative_error
-from sparsec.compiler.graph import dtype_of, shape_of
 from sparsec.compiler.importers import load_model
-from sparsec.compiler.instruments import Fidelity, Verify
+from sparsec.compiler.instruments import Fidelity, Sizes, Verify
 from sparsec.compiler.load import open_runner
 from sparsec.compiler.lowering.lower import lower as lower_model
 from sparsec.compiler.lowering.program import Program
 from sparsec.compiler.pass_manager import PassContext, PassManager, Reporter, Step, silent
 from sparsec.compiler.recipe import Recipe
 from sparsec.compiler.registry import parse_pass
+from sparsec.compiler.survey import Survey
 from sparsec.compiler.target import Target
 
 Arrays = Mapping[str, NDArray[Any]]
+Given = str | Path | Arrays | Calibration | None
+"""Samples: arrays by input name with a leading axis of samples, or the path of such an .npz."""
+Notice = Any
+"""Callable[[str], None]: told of decisions nobody asked for."""
 
 EXACT_PASSES = ("fold-constants", "fold-batchnorm", "fuse-layernorm")
 """Run on every model, before the recipe's passes; they lose nothing."""
@@ -53,7 +57,8 @@ class Job:
     name: str
     seed: int = 0
     reporter: Reporter = silent
-    notice: "Notice" = field(default_factory=lambda: ignore)
+    notice: Notice = field(default_factory=lambda: ignore)
+    heldout: Calibration | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,20 +69,26 @@ class Compressed:
         original: As imported.
         model: After the passes.
         steps: The passes as they ran.
-        fidelity: Pass name and, by output, how the model then compared with the original on calibration samples.
+        fidelity: Pass name and, by output, how the model then compared with the original on held-out samples.
+        sizes: What the model was made of after each pass; None where a shape was unknown.
     """
 
     original: ir.Model
     model: ir.Model
     steps: tuple[Step, ...]
     fidelity: tuple[tuple[str, Mapping[str, Comparison]], ...]
+    sizes: tuple[Survey | None, ...] = ()
+
+
+def ignore(message: str) -> None:
+    """The notice that nobody reads."""
 
 
 def compile(
     model: Any,
     target: str | Target = "host",
     recipe: str | Path | Recipe | None = None,
-    calibration: str | Path | Arrays | Calibration | None = None,
+    calibration: Given = None,
     shapes: Mapping[str, Sequence[int]] | None = None,
     output: str | Path | None = None,
     **options: Any,
@@ -91,8 +102,9 @@ def compile(
         calibration: Real inputs: arrays by input name with a leading axis of samples, or the path of such an .npz.
         shapes: Whole shapes by input name, for inputs with dynamic dimensions.
         output: The artifact's folder; None for a temporary one.
-        **options: `passes` (texts of passes to run after the recipe's), `name` (prefix of the C functions), `seed`,
-            `reporter` (told of progress), `notice` (told of decisions nobody asked for).
+        **options: `heldout` (real inputs like `calibration`, to measure fidelity on; without them a part of the
+            calibration samples), `passes` (texts of passes to run after the recipe's), `name` (prefix of the C
+            functions), `seed`, `reporter` (told of progress), `notice` (told of decisions nobody asked for).
 
     Returns:
         The artifact, written and complete.
@@ -112,30 +124,37 @@ def job(
     model: Any,
     target: str | Target = "host",
     recipe: str | Path | Recipe | None = None,
-    calibration: str | Path | Arrays | Calibration | None = None,
+    calibration: Given = None,
     shapes: Mapping[str, Sequence[int]] | None = None,
     *,
+    heldout: Given = None,
     passes: Sequence[str] = (),
     name: str | None = None,
     seed: int = 0,
     reporter: Reporter = silent,
-    notice: "Notice | None" = None,
+    notice: Notice | None = None,
 ) -> Job:
     """Resolve what `compile` is asked.
 
     Raises:
         SparsecError: If the target, recipe, a pass text or the calibration data is wrong.
     """
+    steps, tell = _recipe(recipe, passes), notice or ignore
+    samples, held = _data(calibration, heldout, tell if steps.passes else ignore)
+    for data in (samples, held) if steps.passes else ():
+        if data is not None:
+            data.check_varied()
     return Job(
         model=model,
         target=target if isinstance(target, Target) else Target.parse(target),
-        recipe=_recipe(recipe, passes),
-        calibration=_calibration(calibration),
+        recipe=steps,
+        calibration=samples,
+        heldout=held,
         shapes=shapes,
         name=_identifier(name or _model_name(model)),
         seed=seed,
         reporter=reporter,
-        notice=notice or ignore,
+        notice=tell,
     )
 
 
@@ -147,12 +166,14 @@ def compress(job: Job) -> Compressed:
     """
     job.reporter("import", 0, 1)
     original = from_qdq(load_model(job.model, job.shapes, job.notice))
-    fidelity = Fidelity()
-    instruments = (Verify(), fidelity) if job.recipe.passes else ()
-    context = PassContext(job.target, job.calibration, job.seed, job.reporter)
+    fidelity, sizes = Fidelity(), Sizes()
+    instruments = (Verify(), fidelity, sizes) if job.recipe.passes else ()
+    context = PassContext(
+        target=job.target, calibration=job.calibration, heldout=job.heldout, seed=job.seed, reporter=job.reporter
+    )
     exact = PassManager(map(parse_pass, EXACT_PASSES)).run(original, context)
     result = PassManager(job.recipe.passes, instruments).run(exact.model, context)
-    return Compressed(original, result.model, result.steps, tuple(fidelity.measured))
+    return Compressed(original, result.model, result.steps, tuple(fidelity.measured), tuple(sizes.surveys))
 
 
 def lower(compressed: Compressed, job: Job) -> Program:
@@ -211,7 +232,7 @@ def golden_vectors(model: ir.Model, job: Job) -> Golden:
     from sparsec.compiler.oracle import Oracle
 
     oracle = Oracle(model)
-    feeds = next(iter(job.calibration.feeds(model, 1))) if job.calibration else _random_inputs(model, job.seed)
+    feeds = next(iter(job.calibration.feeds(model, 1))) if job.calibration else random_inputs(model, job.seed)
     outputs = oracle.run(feeds)
     quantized = any(
         isinstance(v.const_value, EncodedTensor) and v.const_value.codes is not None for v in _weights(model)
@@ -231,26 +252,6 @@ def _shaken(generator: np.random.Generator, array: NDArray[Any]) -> NDArray[Any]
     return noise.astype(array.dtype)
 
 
-def ignore(message: str) -> None:
-    """The notice that nobody reads."""
-
-
-Notice = Any
-"""Callable[[str], None]: told of decisions nobody asked for."""
-
-
-def _random_inputs(model: ir.Model, seed: int) -> dict[str, NDArray[Any]]:
-    generator = np.random.default_rng(seed)
-    return {str(value.name): _random(generator, shape_of(value), dtype_of(value)) for value in model.graph.inputs}
-
-
-def _random(generator: np.random.Generator, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
-    """Normal numbers; for integers 0 and 1, which fit most tables."""
-    if np.dtype(dtype).kind == "f":
-        return generator.standard_normal(shape).astype(dtype)
-    return generator.integers(0, 2, shape).astype(dtype)
-
-
 def _weights(model: ir.Model) -> list[ir.Value]:
     return list(model.graph.initializers.values())
 
@@ -260,10 +261,34 @@ def _recipe(recipe: str | Path | Recipe | None, passes: Sequence[str]) -> Recipe
     return Recipe((*base.passes, *map(parse_pass, passes)), base.name)
 
 
-def _calibration(given: str | Path | Arrays | Calibration | None) -> Calibration | None:
+def _data(calibration: Given, heldout: Given, tell: Notice) -> tuple[Calibration | None, Calibration | None]:
+    """Samples that passes may see, and samples that they may not."""
+    samples, held = _samples(calibration, "Calibration"), _samples(heldout, "Held-out data")
+    if samples is not None and held is None:
+        first, held = samples.split()
+        tell(_split_note(samples.samples, held.samples))
+        return first, held
+    shared = held.shared(samples) if samples is not None and held is not None else 0
+    if shared:
+        tell(f"{shared} of the held-out samples are calibration samples too, so fidelity may look better than it is")
+    return samples, held
+
+
+def _split_note(samples: int, held: int) -> str:
+    if held == samples:
+        return (
+            f"fidelity is measured on the {samples} calibration samples themselves: fewer than {LEAST_TO_SPLIT} are "
+            "not split; give others with --heldout"
+        )
+    return f"fidelity is measured on the last {held} of {samples} calibration samples, which no pass sees"
+
+
+def _samples(given: Given, title: str) -> Calibration | None:
     if given is None or isinstance(given, Calibration):
         return given
-    return Calibration.load(given) if isinstance(given, (str, Path)) else Calibration(given)
+    if isinstance(given, (str, Path)):
+        return Calibration.load(given, title)
+    return Calibration(given, title)
 
 
 def _model_name(model: Any) -> str:

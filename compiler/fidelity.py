@@ -1,63 +1,35 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fidelity: how far a changed model is from its original on real inputs, and whether something in it has died."""
+"""Fidelity: how far a changed model is from its original on real inputs, and whether something in it has died.
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+Two models run side by side, sample by sample; outputs become sums (`comparison`), and layers are watched through one
+number each, the sum of absolute values, which the graph itself computes. So memory does not grow with the samples.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
+import onnx
 import onnx_ir as ir
+from onnx import helper
 
 from sparsec.compiler.calibration import Calibration
+from sparsec.compiler.comparison import EXACT_DB, Comparison, Tally, compare
 from sparsec.compiler.errors import PassError
+from sparsec.compiler.exchange import to_onnx
+from sparsec.compiler.graph import constant_of
 from sparsec.compiler.layers import KINDS, layer_name
 from sparsec.compiler.pattern import Array
 
-EXACT_DB = 300.0
-"""The signal-to-noise ratio reported where there is no difference at all."""
+__all__ = ["EXACT_DB", "Comparison", "Reference", "Vitals", "check_collapse", "compare", "measure", "token_scores"]
+
 _STILL = 1e-4
 """An output is constant if it varies between samples by less than this share of the reference's variation."""
-
-
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """One output, over all samples, against the reference.
-
-    Attributes:
-        relative_error: Norm of the difference over the norm of the reference.
-        sqnr_db: Signal to quantization noise in decibels; at most `EXACT_DB`.
-        correlation: Pearson's, over all elements; 1.0 where both are constant and equal.
-        top1: Share of samples whose greatest element is at the same place; None unless the output is one row a
-            sample, as class scores are.
-        kl: Mean Kullback-Leibler divergence of the softmax in nats; None where `top1` is.
-    """
-
-    relative_error: float
-    sqnr_db: float
-    correlation: float
-    top1: float | None = None
-    kl: float | None = None
-
-
-def compare(reference: Sequence[Array], found: Sequence[Array]) -> Comparison:
-    """Compare one output, an array a sample, with the reference's.
-
-    Args:
-        reference: One array a sample, any numeric type.
-        found: As many arrays of the same shapes.
-    """
-    want, got = np.stack(reference).astype(np.float64), np.stack(found).astype(np.float64)
-    noise, signal = float(np.linalg.norm(want - got)), float(np.linalg.norm(want))
-    error = noise / signal if signal else (0.0 if not noise else math.inf)
-    ratio = 20 * math.log10(signal / noise) if noise and signal else EXACT_DB
-    classes = _classes(want)
-    return Comparison(
-        error,
-        min(ratio, EXACT_DB),
-        _correlation(want.ravel(), got.ravel()),
-        float((want.argmax(-1) == got.argmax(-1)).mean()) if classes else None,
-        float(_divergence(want, got).mean()) if classes else None,
-    )
+_KEPT_BYTES = 1 << 28
+"""The reference's outputs are kept if all of them fit into this; else they are computed again for each comparison."""
+_WATCHED = 1 << 20
+"""Elements of an output whose variation between samples is watched: all of a smaller one."""
+Feeds = Sequence[Mapping[str, Array]]
 
 
 def measure(
@@ -70,43 +42,153 @@ def measure(
         ModelError: If onnxruntime refuses a model.
     """
     calibration.check(original)
-    want, got = Recording.of(original, calibration, limit), Recording.of(changed, calibration, limit)
-    return {name: compare(want.outputs[name], got.outputs[name]) for name in want.outputs}
+    return Reference(original, list(calibration.feeds(original, limit))).measure(changed)[0]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Recording:
-    """What a model did on the samples.
+@dataclass(slots=True, eq=False)
+class Vitals:
+    """Signs of life of a model over the samples.
 
     Attributes:
-        outputs: Name -> an array a sample.
-        alive: Layer name -> whether its result was finite, and whether it had an element other than 0.
+        layers: Layer name -> whether its result was finite, and whether it had an element other than 0.
+        outputs: Output name -> the same.
+        variation: Output name -> sum of squared distances from the first sample's.
     """
 
-    outputs: Mapping[str, Sequence[Array]]
-    alive: Mapping[str, tuple[bool, bool]]
+    layers: dict[str, tuple[bool, bool]] = field(default_factory=dict)
+    outputs: dict[str, tuple[bool, bool]] = field(default_factory=dict)
+    variation: dict[str, float] = field(default_factory=dict)
+    _first: dict[str, Array] = field(default_factory=dict)
 
-    @classmethod
-    def of(cls, model: ir.Model, calibration: Calibration, limit: int | None = None) -> "Recording":
-        """Run the samples (at most `limit`) with onnxruntime."""
+    def add(self, outputs: Mapping[str, Array], sums: Mapping[str, float]) -> None:
+        """Add a sample: its outputs, and the sum of absolute values of each layer's result."""
+        for layer, total in sums.items():
+            self.layers[layer] = _alive(self.layers.get(layer), bool(np.isfinite(total)), total != 0)
+        for name, array in outputs.items():
+            self.outputs[name] = _alive(self.outputs.get(name), _finite(array), bool(array.any()))
+            flat = array.ravel()[:: max(1, array.size // _WATCHED)].astype(np.float64)
+            with np.errstate(invalid="ignore", over="ignore"):
+                distance = float(np.square(flat - self._first.setdefault(name, flat)).sum())
+            self.variation[name] = self.variation.get(name, 0.0) + distance
+
+
+class Reference:
+    """The original model and the samples that others are measured on.
+
+    Attributes:
+        vitals: The original's signs of life; complete after the first `measure`, or `check`.
+    """
+
+    def __init__(self, original: ir.Model, feeds: Feeds) -> None:
+        """Load the original.
+
+        Args:
+            original: The model to compare with.
+            feeds: Model inputs by name, a mapping for each sample.
+
+        Raises:
+            ModelError: If onnxruntime refuses the model.
+        """
+        self.vitals = Vitals()
+        self._feeds, self._model = feeds, _Watched(original)
+        self._tokens = token_scores(original)
+        self._kept: list[Mapping[str, Array]] | None = None
+
+    def measure(self, changed: ir.Model) -> tuple[dict[str, Comparison], Vitals]:
+        """Each output of `changed` compared with the original's, and whether its layers and outputs live.
+
+        Raises:
+            ModelError: If onnxruntime refuses the model or fails on a sample.
+            PassError: If an output is missing or has another shape.
+        """
+        other, vitals = _Watched(changed), Vitals()
+        tallies = {name: Tally(name in self._tokens) for name in self._model.outputs}
+        for feed, want in zip(self._feeds, self._outputs(), strict=True):
+            got, sums = other.run(feed)
+            _check_shapes(want, got)
+            vitals.add(got, sums)
+            for name, tally in tallies.items():
+                tally.add(want[name], got[name])
+        return {name: tally.result() for name, tally in tallies.items()}, vitals
+
+    def _outputs(self) -> Iterator[Mapping[str, Array]]:
+        """The original's outputs, a mapping for each sample."""
+        if self._kept is not None:
+            yield from self._kept
+            return
+        fresh, size = not self.vitals.outputs, 0
+        kept: list[Mapping[str, Array]] = []
+        for feed in self._feeds:
+            outputs, sums = self._model.run(feed)
+            if fresh:
+                self.vitals.add(outputs, sums)
+            size += sum(array.nbytes for array in outputs.values())
+            if size <= _KEPT_BYTES:
+                kept.append(outputs)
+            yield outputs
+        self._kept = kept if size <= _KEPT_BYTES else None
+
+
+class _Watched:
+    """A model in onnxruntime that also gives the sum of absolute values of each layer's result."""
+
+    def __init__(self, model: ir.Model) -> None:
         from sparsec.compiler.oracle import Oracle
 
-        layers = {str(n.outputs[0].name): layer_name(n) for n in model.graph if n.op_type in KINDS}
-        oracle = Oracle(model, list(layers))
-        own = [str(value.name) for value in model.graph.outputs]
-        outputs: dict[str, list[Array]] = {name: [] for name in own}
-        alive = dict.fromkeys(layers.values(), (True, False))
-        for values in oracle.stream(calibration.feeds(model, limit)):
-            for name in own:
-                outputs[name].append(values[name])
-            for value, layer in layers.items():
-                finite, moving = alive[layer]
-                alive[layer] = (finite and _finite(values[value]), moving or bool(values[value].any()))
-        return cls(outputs, alive)
+        proto = to_onnx(model)
+        taken = {name for node in proto.graph.node for name in node.output}
+        self.outputs = tuple(value.name for value in proto.graph.output)
+        self._sums = {
+            _watch(proto.graph, node.outputs[0], taken): layer_name(node)
+            for node in model.graph
+            if node.op_type in KINDS and node.domain in ("", "ai.onnx")
+        }
+        self._oracle = Oracle(proto, list(self._sums))
+
+    def run(self, feed: Mapping[str, Array]) -> tuple[dict[str, Array], dict[str, float]]:
+        values = self._oracle.run(feed)
+        sums = {layer: float(values[name]) for name, layer in self._sums.items()}
+        return {name: values[name] for name in self.outputs}, sums
 
 
-def check_collapse(step: str, reference: Recording, found: Recording) -> None:
+def _watch(graph: onnx.GraphProto, value: ir.Value, taken: set[str]) -> str:
+    """Append nodes that add up the absolute values of `value`; the name of their result."""
+    name = f"{value.name}.absolute_sum"
+    while name in taken:
+        name += "_"
+    taken.update((name, f"{name}.float"))
+    source = str(value.name)
+    if value.dtype is not ir.DataType.FLOAT:
+        source = f"{name}.float"
+        graph.node.append(helper.make_node("Cast", [str(value.name)], [source], to=onnx.TensorProto.FLOAT))
+    graph.node.append(helper.make_node("ReduceL1", [source], [name], keepdims=0))
+    return name
+
+
+def token_scores(model: ir.Model) -> frozenset[str]:
+    """Outputs ``[batch, tokens, scores]`` that hold scores of tokens: a matrix product or softmax makes them."""
+    return frozenset(
+        str(value.name) for value in model.graph.outputs if value.shape is not None and _is_score(value, value.shape)
+    )
+
+
+def _is_score(value: ir.Value | None, shape: ir.Shape) -> bool:
+    if len(shape) != 3:
+        return False
+    while value is not None and (node := value.producer()) is not None and node.domain in ("", "ai.onnx"):
+        if node.op_type in ("MatMul", "Gemm", "Softmax", "LogSoftmax"):
+            return True
+        if node.op_type not in ("Add", "Identity", "Cast", "Reshape"):
+            return False
+        computed = [operand for operand in node.inputs if operand is not None and constant_of(operand) is None]
+        value = computed[0] if len(computed) == 1 else None
+    return False
+
+
+def check_collapse(step: str, reference: Vitals, found: Vitals) -> None:
     """Raise where a pass has killed something that lived in the reference.
+
+    Layers are compared by name, where both models have them.
 
     Args:
         step: The pass's name, for the message.
@@ -124,52 +206,34 @@ def check_collapse(step: str, reference: Recording, found: Recording) -> None:
         raise PassError(msg)
 
 
-def _harms(reference: Recording, found: Recording) -> Iterable[tuple[str, str, str]]:
-    for layer, (finite, moving) in found.alive.items():
-        was_finite, was_moving = reference.alive.get(layer, (False, False))
-        if was_finite and not finite:
-            yield "layer's result", layer, "not finite (NaN or infinity)"
-        if was_moving and not moving:
-            yield "layer's result", layer, "zero everywhere"
-    for name, want in reference.outputs.items():
-        got = found.outputs[name]
-        if all(map(_finite, want)) and not all(map(_finite, got)):
-            yield "output", name, "not finite (NaN or infinity)"
-        if any(map(np.any, want)) and not any(map(np.any, got)):
-            yield "output", name, "zero everywhere"
-        if _variation(got) < _STILL * _variation(want):
+def _harms(reference: Vitals, found: Vitals) -> Iterable[tuple[str, str, str]]:
+    for what, before, after in (
+        ("layer's result", reference.layers, found.layers),
+        ("output", reference.outputs, found.outputs),
+    ):
+        for name, (finite, moving) in after.items():
+            was_finite, was_moving = before.get(name, (False, False))
+            if was_finite and not finite:
+                yield what, name, "not finite (NaN or infinity)"
+            if was_moving and not moving:
+                yield what, name, "zero everywhere"
+    for name, variation in found.variation.items():
+        if variation < _STILL**2 * reference.variation.get(name, 0.0):
             yield "output", name, "the same for every sample"
+
+
+def _alive(before: tuple[bool, bool] | None, finite: bool, moving: bool) -> tuple[bool, bool]:
+    was_finite, was_moving = before or (True, False)
+    return was_finite and finite, was_moving or moving
 
 
 def _finite(array: Array) -> bool:
     return array.dtype.kind != "f" or bool(np.isfinite(array).all())
 
 
-def _variation(samples: Sequence[Array]) -> float:
-    stacked = np.stack(samples)
-    return float(np.std(stacked.astype(np.float64), axis=0).mean()) if stacked.size else 0.0
-
-
-def _classes(stacked: Array) -> bool:
-    """Whether each sample is one row of at least two scores: ``[samples, classes]`` or ``[samples, 1, classes]``."""
-    return stacked.shape[-1] > 1 and stacked.ndim >= 2 and stacked.size == stacked.shape[0] * stacked.shape[-1]
-
-
-def _correlation(want: Array, got: Array) -> float:
-    deviations = want - want.mean(), got - got.mean()
-    scale = float(np.linalg.norm(deviations[0]) * np.linalg.norm(deviations[1]))
-    return float(deviations[0] @ deviations[1]) / scale if scale else float(np.array_equal(want, got))
-
-
-def _divergence(want: Array, got: Array) -> Array:
-    """KL(want || got) of each row; rows that are probabilities already are taken as they are."""
-    probabilities = bool((want >= 0).all()) and np.allclose(want.sum(-1), 1, atol=1e-3)
-    p, q = (_logs(rows, probabilities) for rows in (want, got))
-    return np.asarray((np.exp(p) * (p - q)).sum(-1))
-
-
-def _logs(rows: Array, probabilities: bool) -> Array:
-    if probabilities:
-        return np.asarray(np.log(np.clip(rows, 1e-12, None)))
-    shifted = rows - rows.max(-1, keepdims=True)
-    return np.asarray(shifted - np.log(np.exp(shifted).sum(-1, keepdims=True)))
+def _check_shapes(want: Mapping[str, Array], got: Mapping[str, Array]) -> None:
+    for name, array in want.items():
+        if name not in got or got[name].shape != array.shape:
+            now = f"has shape {got[name].shape}" if name in got else "is missing"
+            msg = f"Output '{name}' {now} after the pass, expected {array.shape} as in the original."
+            raise PassError(msg)

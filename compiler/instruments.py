@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Instruments for the pass manager: verify, measure fidelity, time, dump."""
+"""Instruments for the pass manager: verify, measure fidelity, survey sizes, time, dump."""
 
 import re
 from pathlib import Path
@@ -8,10 +8,14 @@ from time import perf_counter
 import onnx
 import onnx_ir as ir
 
+from sparsec.compiler.calibration import random_inputs
+from sparsec.compiler.comparison import Comparison
 from sparsec.compiler.errors import ModelError, PassError
 from sparsec.compiler.exchange import to_onnx
-from sparsec.compiler.fidelity import Comparison, Recording, check_collapse, compare
+from sparsec.compiler.fidelity import Reference, check_collapse
 from sparsec.compiler.pass_manager import Instrument, Pass, PassContext, PassResult
+from sparsec.compiler.pattern import Array
+from sparsec.compiler.survey import Survey, survey
 
 
 class Verify(Instrument):
@@ -58,30 +62,35 @@ def verify(model: ir.Model) -> None:
 
 
 class Fidelity(Instrument):
-    """Compares the outputs after each pass with the original's on calibration samples; a collapse is an error.
+    """Compares the outputs after each pass with the original's on held-out samples; a collapse is an error.
 
-    Without calibration nothing is measured.
+    Where nothing is held out, calibration samples serve. Without either nothing is measured, and a collapse is looked
+    for on a few random inputs.
 
     Attributes:
         measured: (pass name, output name -> comparison) of each pass that changed the model.
     """
 
-    def __init__(self, samples: int = 8) -> None:
-        """Use at most `samples` samples."""
+    def __init__(self, samples: int | None = None) -> None:
+        """Use at most `samples` samples; None for all."""
         self.samples = samples
         self.measured: list[tuple[str, dict[str, Comparison]]] = []
-        self._reference: Recording | None = None
+        self._reference: Reference | None = None
+        self._real = False
 
     def start(self, model: ir.Model, context: PassContext) -> None:
-        """Record the original.
+        """Take the original as the reference.
 
         Raises:
             DataError: If the samples do not fit the model.
         """
-        self.measured, self._reference = [], None
-        if context.calibration is not None:
-            context.calibration.check(model)
-            self._reference = Recording.of(model, context.calibration, self.samples)
+        data = context.heldout or context.calibration
+        for given in (context.calibration, context.heldout):
+            if given is not None:
+                given.check(model)
+        feeds = list(data.feeds(model, self.samples)) if data else _random_feeds(model, context.seed)
+        self.measured, self._real = [], data is not None
+        self._reference = Reference(model, feeds) if feeds else None
 
     def after(self, step: Pass, result: PassResult, context: PassContext) -> None:
         """Compare with the original.
@@ -89,12 +98,48 @@ class Fidelity(Instrument):
         Raises:
             PassError: If an output or a layer has collapsed.
         """
-        if self._reference is None or context.calibration is None or not result.changed:
+        if self._reference is None or not result.changed:
             return
-        found = Recording.of(result.model, context.calibration, self.samples)
-        check_collapse(step.name, self._reference, found)
-        want = self._reference.outputs
-        self.measured.append((step.name, {name: compare(want[name], found.outputs[name]) for name in want}))
+        found, vitals = self._reference.measure(result.model)
+        check_collapse(step.name, self._reference.vitals, vitals)
+        if self._real:
+            self.measured.append((step.name, found))
+
+
+def _random_feeds(model: ir.Model, seed: int) -> list[dict[str, Array]]:
+    """A few samples to look for a collapse on; none for a model without inputs, or with one of unknown shape."""
+    static = all(value.shape is not None and value.shape.is_static() for value in model.graph.inputs)
+    return [random_inputs(model, seed + number) for number in range(3)] if model.graph.inputs and static else []
+
+
+class Sizes(Instrument):
+    """Surveys the model after each pass.
+
+    Attributes:
+        surveys: One for each pass, in order; None where a pass has left a shape unknown.
+    """
+
+    def __init__(self) -> None:
+        """Start with nothing."""
+        self.surveys: list[Survey | None] = []
+
+    def start(self, model: ir.Model, context: PassContext) -> None:
+        """Forget earlier runs."""
+        self.surveys = []
+
+    def after(self, step: Pass, result: PassResult, context: PassContext) -> None:
+        """Survey; a pass that changed nothing has the sizes of the one before."""
+        if result.changed or not self.surveys:
+            self.surveys.append(_survey(result.model))
+        else:
+            self.surveys.append(self.surveys[-1])
+
+
+def _survey(model: ir.Model) -> Survey | None:
+    try:
+        return survey(model)
+    except ModelError:
+        return None
 
 
 class Timing(Instrument):

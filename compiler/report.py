@@ -12,8 +12,8 @@ from typing import Any, Protocol
 
 import onnx_ir as ir
 
+from sparsec.compiler.comparison import Comparison
 from sparsec.compiler.errors import ArtifactError
-from sparsec.compiler.fidelity import Comparison
 from sparsec.compiler.lowering.program import LayerChoice, Program
 from sparsec.compiler.pass_manager import Step
 from sparsec.compiler.survey import Survey, survey
@@ -49,6 +49,11 @@ class Passes(Protocol):
         """Pass name, and by output how the model then compared with the original; of the passes measured."""
         ...
 
+    @property
+    def sizes(self) -> tuple[Survey | None, ...]:
+        """What the model was made of after each pass; empty where nobody looked."""
+        ...
+
 
 def contents(compressed: Passes, program: Program, target: Target) -> Json:
     """The report of a compilation, of JSON values; a number that is not finite becomes None.
@@ -69,7 +74,7 @@ def contents(compressed: Passes, program: Program, target: Target) -> Json:
             "macs": sum(_work(layer) for layer in program.layers),
         },
         "totals": totals(program.layers),
-        "steps": _steps(compressed.steps, compressed.fidelity),
+        "steps": steps(compressed),
         "layers": [{**asdict(layer), "verdict": verdict(layer)} for layer in program.layers],
     }
     found: Json = finite(data)
@@ -116,7 +121,7 @@ def check(report: Mapping[str, Any], place: str) -> None:
                 )
     for number, step in enumerate(report["steps"]):
         for found in step["fidelity"].values():
-            for key in ("relative_error", "sqnr_db", "top1"):
+            for key in ("relative_error", "sqnr_db", "correlation", "top1", "kl"):
                 fits = isinstance(found, dict) and isinstance(found.get(key, _MISSING), _NUMBER)
                 _expect(fits, place, f"steps[{number}].fidelity")
 
@@ -160,19 +165,26 @@ def _work(layer: LayerChoice) -> int:
     return round(layer.macs * layer.density) if verdict(layer) == "sparse" else layer.macs
 
 
-def _steps(steps: Sequence[Step], fidelity: Sequence[tuple[str, Mapping[str, Comparison]]]) -> list[Json]:
-    """Each pass with what it did; the fidelity after it where it was measured."""
-    measured = list(fidelity)
-    found: list[Json] = []
-    for step in steps:
+def steps(passes: Passes) -> list[Json]:
+    """Each pass with what it did, the model's sizes after it, and fidelity where it was measured.
+
+    The times are in `Step.seconds` alone: they differ from run to run, and a report must not.
+    """
+    measured, found = list(passes.fidelity), []
+    sizes = passes.sizes or (None,) * len(passes.steps)
+    for step, size in zip(passes.steps, sizes, strict=True):
         after = measured.pop(0)[1] if measured and measured[0][0] == step.name and step.changed else {}
         found.append(
             {
                 "name": step.name,
                 "text": step.text,
                 "changed": step.changed,
+                **{key: getattr(size, key, None) for key in _SIZES},
                 "records": [asdict(record) for record in step.records],
                 "fidelity": {name: asdict(comparison) for name, comparison in after.items()},
             }
         )
     return found
+
+
+_SIZES = ("weight_bytes", "macs", "zeros")

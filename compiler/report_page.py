@@ -108,7 +108,10 @@ def _bars(parts: Iterable[tuple[str, float]], title: str, mark: float | None = N
 def _steps(steps: Sequence[Json]) -> str:
     if not steps:
         return "<section><h2>Passes</h2><p>None but exact ones: the model was compiled as it is.</p></section>"
-    head = "<tr><th>pass<th>layers changed<th>left alone<th>output<th>relative error<th>SQNR<th>same top class</tr>"
+    head = (
+        "<tr><th>pass<th>layers changed<th>left alone<th>weights<th>multiply-adds<th>zeros"
+        "<th>output<th>relative error<th>SQNR<th>correlation<th>same top class<th>KL</tr>"
+    )
     rows = "".join(_step(step) for step in steps)
     return f"<section><h2>Passes, and fidelity to the original after each</h2><table>{head}{rows}</table></section>"
 
@@ -117,23 +120,29 @@ def _step(step: Json) -> str:
     skipped = [record for record in step["records"] if record["skipped"]]
     reasons = "".join(f"<li><b>{_text(r['layer'])}</b> {_text(r['note'])}</li>" for r in skipped)
     left = f"<details><summary>{len(skipped)}</summary><ul>{reasons}</ul></details>" if skipped else "0"
-    first = f"<code>{_text(step['text'])}</code>", f"{len(step['records']) - len(skipped)}", left
+    sizes = (tell(step[key]) if step[key] is not None else "" for key, tell in _SIZES)
+    first = f"<code>{_text(step['text'])}</code>", f"{len(step['records']) - len(skipped)}", left, *sizes
     found = [(name, *_fidelity(numbers)) for name, numbers in step["fidelity"].items()] or [
-        ("", "not measured" if step["changed"] else "no change", "", "")
+        ("", "not measured" if step["changed"] else "no change", "", "", "", "")
     ]
-    lines = [(*(first if index == 0 else ("", "", "")), *line) for index, line in enumerate(found)]
+    lines = [(*(first if index == 0 else ("",) * len(first)), *line) for index, line in enumerate(found)]
     return "".join(_step_row(line) for line in lines)
 
 
+_SIZES = (("weight_bytes", in_bytes), ("macs", in_count), ("zeros", in_percent))
+
+
 def _step_row(cells: Sequence[str]) -> str:
-    text, changed, left, name, *numbers = cells
+    text, changed, left, weights, macs, zeros, name, *numbers = cells
+    middle = "".join(f"<td class='number'>{_text(number)}" for number in (weights, macs, zeros))
     tail = "".join(f"<td class='number'>{_text(number)}" for number in numbers)
-    return f"<tr><td>{text}<td class='number'>{changed}<td>{left}<td>{_text(name)}{tail}</tr>"
+    return f"<tr><td>{text}<td class='number'>{changed}<td>{left}{middle}<td>{_text(name)}{tail}</tr>"
 
 
-def _fidelity(found: Json) -> tuple[str, str, str]:
-    sqnr = "" if found["sqnr_db"] is None else f"{found['sqnr_db']:.1f} dB"
-    return in_error(found["relative_error"]), sqnr, "" if found["top1"] is None else in_percent(found["top1"])
+def _fidelity(found: Json) -> tuple[str, ...]:
+    cells = (("sqnr_db", "{:.1f} dB"), ("correlation", "{:.4f}"), ("top1", "{:.1%}"), ("kl", "{:.2e}"))
+    told = (form.format(found[key]) if found[key] is not None else "" for key, form in cells)
+    return in_error(found["relative_error"]), *told
 
 
 def _operators(layers: Sequence[Json]) -> str:

@@ -88,3 +88,58 @@ def test_the_same_request_gives_the_same_bytes(model, here, compiled, sparsec):
 def test_an_artifact_of_the_same_model_is_replaced(sparse, here, sparsec):
     assert sparsec(*TWO, "-o", "out").exit_code == 0
     assert json.loads(sparsec("inspect", "out", "--json").stdout)["layers"][0]["density"] == pytest.approx(0.5)
+
+
+def test_each_pass_has_a_row_and_a_time(model, here, samples, sparsec):
+    np.savez(here / "samples.npz", x=samples)
+    arguments = (*TWO, "--pass", PRUNE, "--pass", "fold-constants", "--calibration", "samples.npz")
+    lines = sparsec(*arguments, "-o", "out").stdout.splitlines()
+    heading = next(line for line in lines if line.startswith("pass "))
+    assert all(word in heading for word in ("weights", "multiply-adds", "zeros", "correlation", "KL", "time"))
+    assert "no change" in next(line for line in lines if line.startswith("fold-constants"))
+    data = json.loads(sparsec(*arguments, "-o", "out", "--json").stdout)
+    assert [step["name"] for step in data["steps"]] == ["prune-blocks", "fold-constants"]
+    assert all(step["seconds"] >= 0 for step in data["steps"])
+    assert [step["zeros"] for step in data["steps"]] == [0.75, 0.75]
+    assert data["steps"][0]["fidelity"]["y"]["rows"] == 4
+    assert "seconds" not in (here / "out" / "report.json").read_text()
+
+
+def test_fidelity_is_measured_on_held_out_samples(model, here, sparsec):
+    random = np.random.default_rng(2)
+    many, other = (random.standard_normal((n, 16)).astype(np.float32) for n in (40, 7))
+    np.savez(here / "many.npz", x=many)
+    np.savez(here / "other.npz", x=other)
+    request = (*TWO, "--pass", PRUNE, "--emit", "onnx", "-o", "a.onnx", "--calibration", "many.npz", "--json")
+    split, given = (json.loads(sparsec(*request, *more).stdout) for more in ((), ("--heldout", "other.npz")))
+    assert split["steps"][0]["fidelity"]["y"]["rows"] == 10
+    assert any("the last 10 of 40 calibration samples" in note for note in split["notes"])
+    assert given["steps"][0]["fidelity"]["y"]["rows"] == 7
+    shared = json.loads(sparsec(*request, "--heldout", "many.npz").stdout)
+    assert any("40 of the held-out samples are calibration samples too" in note for note in shared["notes"])
+
+
+def test_passes_never_see_what_is_held_out(model, here, sparsec):
+    """The last ten samples are held out: other ones in their place give the same model."""
+    random = np.random.default_rng(3)
+    first, *last = (random.standard_normal((n, 16)).astype(np.float32) for n in (30, 10, 10))
+    written = []
+    for number, held in enumerate(last):
+        np.savez(here / "samples.npz", x=np.concatenate((first, held * 10**number)))
+        arguments = (*TWO, "--pass", PRUNE, "--pass", "quantize", "--calibration", "samples.npz", "--emit", "onnx")
+        assert sparsec(*arguments, "-o", f"{number}.onnx").exit_code == 0
+        written.append((here / f"{number}.onnx").read_bytes())
+    assert written[0] == written[1]
+
+
+@pytest.mark.parametrize(
+    ("array", "says"),
+    [
+        (np.ones((4, 16), np.float32), "4 samples that are all the same"),
+        (np.full((4, 16), np.nan, np.float32), "holds nan"),
+    ],
+)
+@pytest.mark.parametrize(("option", "title"), [("--calibration", "Calibration"), ("--heldout", "Held-out data")])
+def test_bad_samples_are_refused(array, says, option, title, model, here, refused):
+    np.savez(here / "bad.npz", x=array)
+    refused(*TWO, "--pass", PRUNE, option, "bad.npz", says=(title, says))

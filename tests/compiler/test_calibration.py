@@ -111,3 +111,47 @@ def test_value_that_overflows_is_an_error(model):
     arrays = {**_arrays(), "x": np.full((4, 3), 1e3, np.float32)}
     with pytest.raises(DataError, match="Value 'y' is not finite on the calibration samples"):
         observe(model, Calibration(arrays), ["y"])
+
+
+def test_the_last_quarter_is_held_out():
+    for samples, held in ((16, 4), (40, 10), (64, 16), (500, 16)):
+        first, last = Calibration(_arrays(samples)).split()
+        assert (first.samples, last.samples) == (samples - held, held)
+        np.testing.assert_array_equal(np.concatenate((first.arrays["x"], last.arrays["x"])), _arrays(samples)["x"])
+        assert first.shared(last) == 0
+        assert last.title == "Held-out data"
+
+
+def test_few_samples_are_not_split():
+    samples = Calibration(_arrays(15))
+    assert samples.split() == (samples, samples)
+
+
+def test_samples_in_both_sets_are_counted():
+    one, two = _arrays(6), _arrays(6)
+    two["x"] = np.concatenate((two["x"][:2], two["x"][2:] + 1))
+    assert Calibration(one).shared(Calibration(two)) == 2
+
+
+SAME = {
+    "Calibration has 4 samples that are all the same; expected different real inputs.": _change(
+        x=np.tile(_arrays(1)["x"], (4, 1)), n=np.zeros((4, 2), np.int64)
+    ),
+    "Calibration holds one value everywhere in each array; expected real inputs.": {"x": np.zeros((1, 3), np.float32)},
+}
+
+
+@pytest.mark.parametrize("message", SAME)
+def test_samples_that_teach_nothing_are_refused(message):
+    with pytest.raises(DataError) as caught:
+        Calibration(SAME[message]).check_varied()
+    assert str(caught.value) == message
+
+
+def test_one_constant_input_among_others_is_fine():
+    Calibration(_change(n=np.ones((4, 2), np.int64))).check_varied()
+
+
+def test_held_out_data_is_called_so(model):
+    with pytest.raises(DataError, match="Held-out data does not fit the model's inputs"):
+        Calibration({"z": np.ones((1, 1))}, "Held-out data").check(model)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -9,11 +9,11 @@ import pytest
 
 from sparsec.compiler.calibration import Calibration
 from sparsec.compiler.errors import DataError, ModelError, PassError
-from sparsec.compiler.instruments import Dump, Fidelity, Timing, Verify
+from sparsec.compiler.instruments import Dump, Fidelity, Sizes, Timing, Verify
 from sparsec.compiler.pass_manager import Pass, PassContext, PassManager, PassResult
 
 TEXT = """<ir_version: 10, opset_import: ["": 21]>
-g (float[1,4] x) => (float[1,4] y) { h = MatMul(x, w) r = Relu(h) y = MatMul(r, v) }"""
+g (float[1,4] x) => (float[1,4] y) <float[1,4] h, float[1,4] r> { h = MatMul(x, w) r = Relu(h) y = MatMul(r, v) }"""
 
 
 def _model():
@@ -89,6 +89,28 @@ def test_fidelity_without_calibration_measures_nothing():
     fidelity = Fidelity()
     PassManager([Scale()], [fidelity]).run(_model())
     assert fidelity.measured == []
+
+
+def test_fidelity_is_measured_on_what_was_held_out(context):
+    held = Calibration({"x": np.random.RandomState(2).rand(3, 4).astype(np.float32)}, "Held-out data")
+    both = replace(context, heldout=held)
+    results = {}
+    for name, given in {"held": both, "alone": PassContext(heldout=held), "calibration": context}.items():
+        fidelity = Fidelity()
+        PassManager([Misspell("Abs")], [fidelity]).run(_model(), given)
+        results[name] = fidelity.measured
+    assert results["held"] == results["alone"] != results["calibration"]
+
+
+def test_without_data_a_collapse_is_still_an_error():
+    with pytest.raises(PassError, match="Pass 'scale' on 'second': the layer's result is now zero everywhere"):
+        PassManager([Scale(0.0)], [Fidelity()]).run(_model())
+
+
+def test_sizes_are_taken_after_each_pass():
+    sizes = Sizes()
+    PassManager([Scale(2.0), Scale(0.0)], [sizes]).run(_model())
+    assert [(found.zeros, found.macs, found.weight_bytes) for found in sizes.surveys] == [(0, 32, 128), (0.5, 32, 128)]
 
 
 def test_fidelity_checks_the_samples():

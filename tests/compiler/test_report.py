@@ -10,10 +10,11 @@ import onnx_ir as ir
 import pytest
 
 from sparsec.compiler import report, report_page
+from sparsec.compiler.comparison import Comparison
 from sparsec.compiler.errors import ArtifactError
-from sparsec.compiler.fidelity import Comparison
 from sparsec.compiler.lowering.program import LayerChoice, Program
 from sparsec.compiler.pass_manager import LayerRecord, Step
+from sparsec.compiler.survey import survey
 from sparsec.compiler.target import Target
 
 EVIL = "</td><script>alert('1')</script>\x1b[2J\u202e&amp;"
@@ -49,7 +50,8 @@ def one_product():
 @pytest.fixture
 def data():
     model = one_product()
-    compressed = SimpleNamespace(original=model, model=model, steps=STEPS, fidelity=FIDELITY)
+    sizes = (survey(model), survey(model), None)
+    compressed = SimpleNamespace(original=model, model=model, steps=STEPS, fidelity=FIDELITY, sizes=sizes)
     return report.contents(compressed, PROGRAM, Target("wasm"))
 
 
@@ -81,6 +83,11 @@ def test_fidelity_belongs_to_the_step_it_was_measured_after(data):
     assert folded["fidelity"] == {}
     assert second["fidelity"]["y"]["relative_error"] == 0.25
     assert first["records"] == [{"layer": "stem", "note": EVIL, "skipped": True}]
+
+
+def test_each_step_has_the_sizes_after_it(data):
+    keys = ("weight_bytes", "macs", "zeros")
+    assert [[step[key] for key in keys] for step in data["steps"]] == [[128, 32, 0.5], [128, 32, 0.5], [None] * 3]
 
 
 def test_a_report_it_made_passes_its_check(data):
@@ -157,7 +164,7 @@ def test_the_page_is_the_same_each_time(data):
 
 def test_a_model_without_passes_or_layers_has_a_page():
     model = one_product()
-    compressed = SimpleNamespace(original=model, model=model, steps=(), fidelity=())
+    compressed = SimpleNamespace(original=model, model=model, steps=(), fidelity=(), sizes=())
     empty = Program("net", (), (), (), {}, {}, 0, b"", ())
     found = report.contents(compressed, empty, Target("wasm"))
     assert "compiled as it is" in report_page.page(found, 0, 0)
