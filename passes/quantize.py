@@ -1,32 +1,35 @@
 # SPDX-License-Identifier: Apache-2.0
-"""quantize: int8 weights per output channel and 7-bit activations, both fixed at compile time.
+"""quantize: weights as integers, per output channel or per group of inputs, and by choice 7-bit activations.
 
-A layer's weight becomes an `EncodedTensor` with int8 codes. Each value that a layer reads gets one pair of
-QuantizeLinear and DequantizeLinear, which all its readers share, with codes 0..127 in uint8; a Clip before the
-pair keeps ONNX's own 8-bit rounding inside these codes, unless a Clip that is already there does.
+A layer's weight becomes an `EncodedTensor`. Its grids are found by `weight_grids`; its codes by rounding each weight
+to the nearest (``rtn``), or by GPTQ (Frantar et al., "GPTQ: Accurate Post-Training Quantization for Generative
+Pre-trained Transformers", 2022), where later columns make up for the error of earlier ones. Each value that a layer
+reads gets one pair of QuantizeLinear and DequantizeLinear (see `quantize_activations`), unless ``act=none``.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-import numpy as np
 import onnx_ir as ir
 
 from sparsec.compiler.calibration import observe
-from sparsec.compiler.encoding import EncodedTensor, Encoding, Quant, classify
+from sparsec.compiler.encoding import EncodedTensor, Quant, classify
 from sparsec.compiler.errors import RecipeError
-from sparsec.compiler.graph import scalar_of, source_of
+from sparsec.compiler.graph import source_of
 from sparsec.compiler.layers import Layer, layer_name
 from sparsec.compiler.pass_manager import LayerRecord, Pass, PassContext, PassResult
-from sparsec.compiler.pattern import Array
+from sparsec.compiler.pattern import Mask, Pattern
+from sparsec.compiler.statistics import LayerStatistics, collect
 from sparsec.passes.bias_correction import correct_biases
-from sparsec.passes.ranges import CHOICES, Grid
+from sparsec.passes.column_sweep import MaskRule, output_error, sweep
+from sparsec.passes.quantize_activations import quantize_value
+from sparsec.passes.ranges import CHOICES
 from sparsec.passes.selection import choose_layers
+from sparsec.passes.weight_grids import GridQuantizer, Range, encode, fit
 
 _LEAST_OPSET = 13
-_ROOMY = 1.25
-"""A Clip that is already there sets the range if it is at most this much wider than what calibration saw."""
+_MOST_GROUP = 4096
 
 
 @dataclass(frozen=True)
@@ -34,12 +37,19 @@ class Quantize(Pass):
     """Conv (depthwise too), Gemm and MatMul with a constant weight; everything between them stays float32.
 
     Attributes:
-        bits: 8, of weights.
+        bits: Of weights, 2 to 8.
+        group: Inputs that share a scale; 0 for one scale an output channel. A last, shorter group is one too.
+        symmetric: Whether 0 lies in the middle of the codes; groups may be asymmetric.
+        method: ``rtn``, or ``gptq``, which needs calibration data; grouped convolutions are always rounded.
+        weight_range: ``minmax``, ``percentile`` (all but one weight in a thousand at either end) or ``mse``.
+        act: ``uint7`` quantizes what the layers read; ``none`` leaves it in float32.
         range: How an activation's range follows from calibration: ``minmax``, ``percentile`` (all but one in ten
             thousand at either end) or ``mse`` (least squared error).
+        only: Layers to work on, by name or glob; empty for all.
         ignore: Layers to leave in float32, by name or glob.
         min_samples: Fewer calibration samples are an error.
-        correct_bias: Whether the mean error of each layer is taken out of its bias (see `bias_correction`).
+        correct_bias: Whether the mean error of each layer is taken out of its bias, where there is calibration data
+            (see `bias_correction`).
 
     Raises:
         RecipeError: If an option is out of range.
@@ -47,39 +57,76 @@ class Quantize(Pass):
 
     name: ClassVar[str] = "quantize"
     stage: ClassVar[str] = "quantize"
-    requires: ClassVar[tuple[str, ...]] = ("calibration", "static-shapes")
     bits: int = 8
+    group: int = 0
+    symmetric: bool = True
+    method: Literal["rtn", "gptq"] = "rtn"
+    weight_range: Range = "minmax"
+    act: Literal["uint7", "none"] = "uint7"
     range: Literal["minmax", "percentile", "mse"] = "minmax"
+    only: tuple[str, ...] = ()
     ignore: tuple[str, ...] = ()
     min_samples: int = 8
     correct_bias: bool = True
 
     def __post_init__(self) -> None:
-        if self.bits != 8:
-            msg = f"Pass '{self.name}': option 'bits' is {self.bits}, expected 8."
-            raise RecipeError(msg)
+        wrong = {
+            f"option 'bits' is {self.bits}, expected 2 to 8": not 2 <= self.bits <= 8,
+            f"option 'group' is {self.group}, expected 0 (a scale an output channel) to {_MOST_GROUP}": (
+                not 0 <= self.group <= _MOST_GROUP
+            ),
+            "option 'symmetric' is false, expected true unless 'group' is given": not (self.symmetric or self.group),
+        }
+        for message, holds in wrong.items():
+            if holds:
+                raise RecipeError(f"Pass '{self.name}': {message}.")  # noqa: EM102
+
+    def needs(self) -> tuple[str, ...]:
+        """Calibration data for activations and for GPTQ."""
+        measures = self.act != "none" or self.method == "gptq"
+        return ("calibration", "static-shapes") if measures else ()
 
     def run(self, model: ir.Model, context: PassContext) -> PassResult:
         """See the module."""
-        chosen, skipped = choose_layers(self, model, self.ignore)
-        layers = [layer for layer in chosen if not _quantized(layer)]
-        records = [LayerRecord(layer.name, "it is already quantized", True) for layer in chosen if _quantized(layer)]
+        found, skipped = choose_layers(self, model, self.ignore, self.only)
+        reasons = {layer.name: self._reason(layer) for layer in found}
+        layers = [layer for layer in found if not reasons[layer.name]]
+        records = [LayerRecord(name, reason, True) for name, reason in reasons.items() if reason]
         if layers:
             self._check(model, layers[0], context)
             original = model.clone()
-            self._quantize_activations(model, layers, context)
-            records += [LayerRecord(layer.name, _encode(layer)) for layer in layers]
+            known = self._statistics(model, layers, context)
+            if self.act != "none":
+                self._quantize_activations(model, layers, context)
+            records += [self._encode(layer, known.get(layer.name)) for layer in layers]
             if self.correct_bias and context.calibration is not None:
                 names = [layer_name(node) for node in _readers(layers)]
                 correct_biases(original, model, names, context.calibration, context.reporter)
         return PassResult(model, bool(layers), (*records, *skipped))
 
+    def _reason(self, layer: Layer) -> str:
+        """Why a layer is left alone; empty if it is quantized."""
+        inputs = layer.matrix().shape[1]
+        if layer.encoded is not None and layer.encoded.encoding.quant is not None:
+            return "it is already quantized"
+        return f"it has {inputs} inputs, fewer than a group of {self.group}" if inputs < self.group else ""
+
     def _check(self, model: ir.Model, first: Layer, context: PassContext) -> None:
         opset = model.graph.opset_imports.get("", 0)
         if opset < _LEAST_OPSET:
             raise self.failure(first.name, f"the model has opset {opset}, expected {_LEAST_OPSET} or newer.")
+        if context.calibration is not None:
+            context.calibration.check(model, self.min_samples if self.needs() else 1)
+            context.calibration.check_varied()
+
+    def _statistics(
+        self, model: ir.Model, layers: Sequence[Layer], context: PassContext
+    ) -> Mapping[str, LayerStatistics]:
+        if self.method == "rtn":
+            return {}
         assert context.calibration is not None
-        context.calibration.check(model, self.min_samples)
+        whole = [layer for layer in layers if layer.groups == 1]
+        return collect(model, context.calibration, whole, hessian=True, reporter=context.reporter)
 
     def _quantize_activations(self, model: ir.Model, layers: Sequence[Layer], context: PassContext) -> None:
         assert context.calibration is not None
@@ -89,9 +136,34 @@ class Quantize(Pass):
         for name, value in values.items():
             quantize_value(model.graph, value, CHOICES[self.range](seen[name]))
 
+    def _encode(self, layer: Layer, statistics: LayerStatistics | None) -> LayerRecord:
+        """Quantize a layer's weight in place; says what it became."""
+        quant = Quant(self.bits, "group" if self.group else "channel", self.symmetric, self.group)
+        pattern, mask = _structure(layer)
+        before = layer.matrix()
+        if statistics is None:
+            encoding = encode(layer, fit(before, quant, mask, self.weight_range), before, pattern, mask)
+            return LayerRecord(layer.name, str(encoding) + self._cost(layer))
+        quantizer = GridQuantizer(quant, self.weight_range)
+        swept = sweep(before, statistics.hessian, MaskRule.settled(mask), quantizer)
+        encoding = encode(layer, quantizer.grids, swept.values, pattern, mask)
+        error, whole = (output_error(array, statistics.hessian) for array in (layer.matrix() - before, before))
+        return LayerRecord(
+            layer.name, f"{encoding}{self._cost(layer)}, output error {error / max(whole, 1e-30):.3%} of its energy"
+        )
 
-def _quantized(layer: Layer) -> bool:
-    return layer.encoded is not None and layer.encoded.encoding.quant is not None
+    def _cost(self, layer: Layer) -> str:
+        tensor = layer.tensor
+        grouped = self.group > 0 and isinstance(tensor, EncodedTensor)
+        return f", {tensor.bits_per_weight:.2f} bits a weight" if grouped else ""
+
+
+def _structure(layer: Layer) -> tuple[Pattern, Mask]:
+    """The pattern and mask ``[out, in]`` of the zeros that a weight already has."""
+    if layer.encoded is not None:
+        return layer.encoded.encoding.pattern, layer.encoded.matrix(layer.mask)
+    pattern = classify(layer.matrix())[0]
+    return pattern, pattern.cover(layer.matrix() != 0)
 
 
 def _readers(layers: Sequence[Layer]) -> list[ir.Node]:
@@ -103,98 +175,3 @@ def _operands(layers: Sequence[Layer]) -> list[ir.Value]:
     """What the layers read, each value once, without those that are dequantized codes already."""
     values = dict.fromkeys(node.inputs[0] for node in _readers(layers))
     return [v for v in values if v is not None and source_of(v, "DequantizeLinear") is None]
-
-
-def quantize_value(graph: ir.Graph, value: ir.Value, ends: tuple[float, float]) -> None:
-    """Put a value onto a grid of 7-bit codes: all that read it now read the dequantized codes.
-
-    Graph outputs stay as they are.
-
-    Args:
-        graph: The graph that owns the value.
-        value: A float32 value.
-        ends: Least and greatest number that the codes have to reach.
-    """
-    grid, clips = _grid(value, ends)
-    maker = _Maker(graph, value)
-    readers = list(value.uses())
-    scale, zero = maker.scalar("scale", grid.scale), maker.scalar("zero_point", np.uint8(grid.zero_point))
-    source = value
-    if clips:
-        source = maker.node("Clip", [value, maker.scalar("low", grid.low), maker.scalar("high", grid.high)], "clip")
-    codes = maker.node("QuantizeLinear", [source, scale, zero], "codes")
-    result = maker.node("DequantizeLinear", [codes, scale, zero], "dequantized")
-    for node, index in readers:
-        node.replace_input_with(index, result)
-    producer = value.producer()
-    if producer is None:
-        graph.insert_before(graph[0], maker.nodes)
-    else:
-        graph.insert_after(producer, maker.nodes)
-
-
-def _grid(value: ir.Value, ends: tuple[float, float]) -> tuple[Grid, bool]:
-    """The grid, and whether a Clip is needed: not after one whose bounds are close to the range seen."""
-    clip = source_of(value, "Clip")
-    bounds = [scalar_of(bound) for bound in clip.inputs[1:3]] if clip else []
-    low, high = bounds if len(bounds) == 2 else (None, None)
-    if low is not None and high is not None and high > low:
-        grid = Grid.over(low, high)
-        if grid.holds(low, high) and high - low <= _ROOMY * (max(ends[1], 0.0) - min(ends[0], 0.0)):
-            return grid, False
-    return Grid.over(*ends), True
-
-
-@dataclass(slots=True)
-class _Maker:
-    """Makes the nodes and constants around one value, named after it."""
-
-    graph: ir.Graph
-    value: ir.Value
-    nodes: list[ir.Node] = field(default_factory=list)
-
-    def scalar(self, role: str, number: np.generic) -> ir.Value:
-        name = f"{self.value.name}.{role}"
-        while name in self.graph.initializers:
-            name += "_"
-        made = ir.val(name, const_value=ir.tensor(np.asarray(number), name=name))
-        self.graph.register_initializer(made)
-        return made
-
-    def node(self, op_type: str, inputs: Sequence[ir.Value], role: str) -> ir.Value:
-        node = ir.node(op_type, inputs, name=f"{self.value.name}.{_VERBS[op_type]}")
-        output = node.outputs[0]
-        output.name, output.shape = f"{self.value.name}.{role}", self.value.shape
-        output.type = ir.TensorType(ir.DataType.UINT8 if role == "codes" else ir.DataType.FLOAT)
-        self.nodes.append(node)
-        return output
-
-
-_VERBS = {"Clip": "clip", "QuantizeLinear": "quantize", "DequantizeLinear": "dequantize"}
-
-
-def _encode(layer: Layer) -> str:
-    """Quantize a layer's weight in place; says what it became."""
-    pattern = layer.encoded.encoding.pattern if layer.encoded else classify(layer.matrix())[0]
-    mask = layer.encoded.mask if layer.encoded else layer.restore(pattern.cover(layer.matrix() != 0))
-    codes, scales = quantize_channels(layer.matrix())
-    encoding = Encoding(pattern, Quant(8, "channel"))
-    layer.weight.const_value = EncodedTensor(
-        layer.weight.name, encoding, mask, layer.axis, codes=layer.restore(codes), scales=scales
-    )
-    return str(encoding)
-
-
-def quantize_channels(matrix: Array) -> tuple[Array, Array]:
-    """Symmetric int8, one scale a row, round half to even.
-
-    Args:
-        matrix: float32 ``[out, in]``.
-
-    Returns:
-        Codes int8 ``[out, in]`` in -127..127, and scales float32 ``[out]``, 1 for a row of zeros.
-    """
-    peaks = np.abs(matrix).max(axis=1).astype(np.float32)
-    scales = np.maximum(peaks / np.float32(127), np.finfo(np.float32).tiny)
-    scales = np.where(peaks > 0, scales, np.float32(1)).astype(np.float32)
-    return np.clip(np.rint(matrix / scales[:, None]), -127, 127).astype(np.int8), scales

@@ -11,6 +11,7 @@ from sparsec.compiler.graph import constant_of
 from sparsec.compiler.lowering.kernel import Array
 
 INT8 = Quant(8, "channel")
+"""What kernels compute with; fewer bits per channel are the same codes in a narrower range."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,7 @@ class Weight:
         scales: float32 [out], with the codes.
         pattern: Text form of the pattern asked for, or found in the zeros.
         density: Share of elements that are not zero.
+        widened: Text form of a precision that no kernel reads, so that its values are stored as float32; else empty.
     """
 
     values: Array
@@ -30,6 +32,7 @@ class Weight:
     scales: Array | None
     pattern: str
     density: float
+    widened: str = ""
 
     @property
     def code_sums(self) -> Array:
@@ -48,17 +51,27 @@ def weight_of(value: ir.Value, axis: int) -> Weight:
     tensor, array = value.const_value, constant_of(value)
     assert array is not None, value.name
     values = _leading(array.astype(np.float32), axis)
+    quant = tensor.encoding.quant if isinstance(tensor, EncodedTensor) else None
     codes = scales = None
-    if isinstance(tensor, EncodedTensor) and tensor.encoding.quant == INT8 and tensor.axis == axis:
+    if isinstance(tensor, EncodedTensor) and _is_integer(quant) and tensor.axis == axis:
         assert tensor.codes is not None
         codes, scales = _leading(tensor.codes, axis), tensor.scales
-    return Weight(values, codes, scales, *_pattern(tensor, values))
+    return Weight(
+        values, codes, scales, *_pattern(tensor, values), "" if _is_integer(quant) or not quant else str(quant)
+    )
+
+
+def _is_integer(quant: Quant | None) -> bool:
+    """Whether integer kernels compute with the codes: a scale an output channel, zero point 0."""
+    return quant is not None and quant.granularity == "channel" and quant.symmetric
 
 
 def _pattern(tensor: object, values: Array) -> tuple[str, float]:
+    """Asked for, or found in the zeros; groups of few bits have many zeros by rounding, which are none to exploit."""
     density = float(np.count_nonzero(values)) / max(1, values.size)
-    if isinstance(tensor, EncodedTensor) and str(tensor.encoding.pattern) != "dense":
-        return str(tensor.encoding.pattern), density
+    encoding = tensor.encoding if isinstance(tensor, EncodedTensor) else None
+    if encoding is not None and (str(encoding.pattern) != "dense" or encoding.quant not in (None, INT8)):
+        return str(encoding.pattern), density
     return str(classify(values.reshape(len(values), -1))[0]), density
 
 

@@ -2,7 +2,7 @@
 import numpy as np
 import pytest
 
-from sparsec.compiler.encoding import EncodedTensor
+from sparsec.compiler.encoding import EncodedTensor, Quant
 from sparsec.compiler.errors import DataError, PassError, RecipeError
 from sparsec.compiler.exchange import from_qdq, to_onnx
 from sparsec.compiler.importers.onnx import load_onnx
@@ -15,7 +15,8 @@ from sparsec.passes.fold_batchnorm import FoldBatchnorm
 from sparsec.passes.fold_constants import FoldConstants
 from sparsec.passes.fuse_layernorm import FuseLayernorm
 from sparsec.passes.prune_blocks import PruneBlocks
-from sparsec.passes.quantize import Quantize, quantize_channels
+from sparsec.passes.quantize import Quantize
+from sparsec.passes.weight_grids import fit
 
 CHAIN = "g (float[1,8,6,6] x) => (float[1,4,6,6] y) { a = Conv(x, v) b = Relu(a) y = Conv(b, w) }"
 RESIDUAL = (
@@ -198,21 +199,21 @@ def test_calibration_must_be_given_and_long_enough(model_of, normal, calibration
 
 def test_channels_of_zeros_and_of_tiny_numbers_quantize():
     matrix = np.array([[0, 0], [1e-44, -1e-44], [3e38, -1]], np.float32)
-    codes, scales = quantize_channels(matrix)
-    assert scales[0] == 1
-    assert (scales > 0).all()
-    assert codes[0].tolist() == [0, 0]
-    assert codes[2].tolist() == [127, 0]
-    assert np.isfinite(codes * scales[:, None]).all()
+    grids = fit(matrix, Quant(8, "channel"))
+    assert grids.scales[0] == 1
+    assert (grids.scales > 0).all()
+    assert grids.codes(matrix).tolist() == [[0, 0], [0, 0], [127, 0]]
+    assert np.isfinite(grids.rounded(matrix)).all()
 
 
 BAD = {
-    "bits=4": "Pass 'quantize': option 'bits' is 4, expected 8.",
+    "bits=1": "Pass 'quantize': option 'bits' is 1, expected 2 to 8.",
+    "group=-1": "Pass 'quantize': option 'group' is -1, expected 0 (a scale an output channel) to 4096.",
+    "symmetric=false": "Pass 'quantize': option 'symmetric' is false, expected true unless 'group' is given.",
     "range=max": "Pass 'quantize', option 'range': Unknown value 'max'; expected one of: minmax, mse, percentile. "
     "Did you mean 'minmax'?",
-    "ignor=a": "Pass 'quantize': Unknown option 'ignor'; expected one of: bits, correct_bias, ignore, "
-    "min_samples, range. "
-    "Did you mean 'ignore'?",
+    "ignor=a": "Pass 'quantize': Unknown option 'ignor'; expected one of: act, bits, correct_bias, group, ignore, "
+    "method, min_samples, only, range, symmetric, weight_range. Did you mean 'ignore'?",
 }
 
 

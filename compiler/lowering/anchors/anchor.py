@@ -124,13 +124,19 @@ def report(
             pattern=weight.pattern if weight else "dense",
             density=weight.density if weight else 1.0,
             bytes=sum(array.nbytes for array in packed),
-            kernel=f"{choice.spec.family} {choice.spec.pattern}",
+            kernel=_kernel_text(choice, weight),
             price=choice.price,
             rival_price=choice.rival_price if weight else None,
             refused=choice.refused,
             macs=macs,
         )
     )
+
+
+def _kernel_text(choice: Choice, weight: Weight | None) -> str:
+    """Family and exploited pattern, and a precision that is computed as float32."""
+    widened = f" ({weight.widened} as float32)" if weight and weight.widened else ""
+    return f"{choice.spec.family} {choice.spec.pattern}{widened}"
 
 
 def report_plain(emitter: Emitter, region: Region, kernel: str, price: float) -> None:
