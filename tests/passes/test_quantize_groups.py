@@ -161,10 +161,10 @@ COMPILED = {
 def test_compiles_and_the_report_says_what_is_computed_as_float32(text, model_of, normal):
     model = _chain(model_of, normal)
     data = _correlated(model)
-    artifact = compile_model(model, "host", passes=[text], calibration=data.arrays)
+    artifact = compile_model(model, "host", passes=[text], calibration=data.arrays, heldout=data.arrays)
     report = json.loads((Path(artifact.folder) / "report.json").read_text())
     assert [layer["kernel"].partition(" ")[2] for layer in report["layers"] if layer["macs"]] == COMPILED[text]
     again = PassManager([parse_pass(text)]).run(model, PassContext(calibration=data)).model
     feed = {"x": data.arrays["x"][0]}
     want, got = Oracle(again).run(feed)["y"], artifact.run(feed)["y"]
-    assert np.linalg.norm(want - got) <= 1e-2 * np.linalg.norm(want)
+    assert np.linalg.norm(want - got) <= 1e-3 * np.linalg.norm(want)
