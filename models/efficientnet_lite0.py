@@ -14,8 +14,10 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from sparsec.models import photographs
+from sparsec.models.augmentation import views
 from sparsec.models.graph_builder import GraphBuilder
 from sparsec.models.packages import verified_file
+from sparsec.models.photographs import MORE_PHOTOGRAPHS, MORE_TEXTURES, PHOTOGRAPHS, TEXTURES
 from sparsec.models.runner import Arrays, Run, Split
 from sparsec.models.tensors import read_pth
 
@@ -73,6 +75,22 @@ def inputs(split: Split, folder: Path | None = None) -> Arrays:
     """Images [samples, 1, 3, 224, 224] in -1..1: 64 parts of photographs to calibrate, the 20 of ImageNet held out."""
     pixels = photographs.crops(64, SIZE, 1, folder) if split == "calibration" else _imagenet(folder)
     return {"image": normalized(pixels)}
+
+
+def augmented(count: int, folder: Path | None = None) -> Arrays:
+    """More images to calibrate and recover with: random views of 25 photographs and textures and 40 of CIFAR.
+
+    A photograph is four times as likely as a texture or one of CIFAR's thumbnails. None is an ImageNet image.
+    """
+    often = photographs.pictures((*PHOTOGRAPHS, *MORE_PHOTOGRAPHS), folder)
+    seldom = photographs.pictures((*TEXTURES, *MORE_TEXTURES), folder) + photographs.thumbnails(folder)
+    return {"image": normalized(views(4 * often + seldom, count, SIZE, 3, folder))}
+
+
+def agreement_inputs(folder: Path | None = None) -> Arrays:
+    """200 held-out views [200, 1, 3, 224, 224]: ten crops of each ImageNet image, for finer shares than twentieths."""
+    crops = [photographs.ten_crops(image, 256, SIZE, folder) for image, _ in photographs.imagenet(folder)]
+    return {"image": normalized(np.stack([crop for ten in crops for crop in ten]))}
 
 
 def score(run: Run, folder: Path | None = None, limit: int | None = None) -> float:

