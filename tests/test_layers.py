@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("compiler", "passes", "backends", "cli", "models")
 DRIVER = ("compiler/driver.py", "compiler/load.py")
-TORCH = ("compiler/importers/torch.py", "compiler/executor.py", "passes/recover")
+TORCH = ("compiler/importers/torch.py", "compiler/executor", "passes/recover")
 FILES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
 
 
