@@ -2,8 +2,8 @@
 """The catalog: networks with trained weights, real inputs and a score, all from pinned packages.
 
 One module a network, each with the same three functions: ``build(folder)``, ``inputs(split, folder)`` and
-``score(run, folder, limit)``; those on photographs also have ``augmented(count, folder)``, inputs made of the few there
-are. They are imported when called, so that listing the catalog costs nothing.
+``score(run, folder, limit)``; some also have ``augmented(count, folder)``, inputs made of the few there are. They are
+imported when called, so that listing the catalog costs nothing.
 """
 
 from collections.abc import Mapping
@@ -74,8 +74,9 @@ class CatalogModel:
 
         Args:
             split: ``calibration`` or ``heldout``; they share no sample.
-            count: At most this many samples, the first ones; None for those that come without being made. Photographs
-                to calibrate with are few: where more are asked for, random views of them follow, as many as it takes.
+            count: At most this many samples, the first ones; None for those that come without being made. Where
+                there are fewer to calibrate with, what is made of them follows (views of photographs, passages of
+                texts), as many as it takes.
             folder: The folder of all packages.
 
         Raises:

