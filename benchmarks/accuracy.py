@@ -31,10 +31,9 @@ HEAD = """# Accuracy
 
 What compression costs, measured on held-out inputs. Written by `python -m benchmarks.accuracy`.
 
-Nothing that a pass sees is measured on: calibration and recovery use the catalog's calibration inputs alone, part of
-which the driver sets aside to measure fidelity after each pass. Photographs are few, so most of those inputs are random
-views of a few (`sparsec.models.augmentation`); none is an ImageNet image, and the heat maps are judged on pictures made
-of other photographs. SmolLM2 is dequantized from 4 bits before anything else; that is its dense model.
+Nothing that a pass sees is measured on: calibration and recovery use the catalog's [calibration inputs](data.md) alone,
+and of those the driver sets a part aside to measure fidelity after each pass. SmolLM2 is dequantized from 4 bits before
+anything else; that is its dense model.
 
 Naive: the same pattern chosen by magnitude and int8 by least and greatest value, in one shot, without compensation,
 bias correction or recovery. "-": not tried. Seconds: compression with calibration and recovery, on two cores.
