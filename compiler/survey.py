@@ -11,6 +11,7 @@ import onnx_ir as ir
 from sparsec.compiler.encoding import EncodedTensor, classify
 from sparsec.compiler.graph import attribute, shape_of
 from sparsec.compiler.layers import Layer, find_layer, layer_name
+from sparsec.compiler.tokens import DOMAIN, MATCH, MERGE
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +73,23 @@ def survey(model: ir.Model) -> Survey:
     """
     tensors = [value.const_value for value in model.graph.initializers.values() if value.const_value is not None]
     return Survey(
-        tuple(_layer(node) for node in model.graph if node.op_type in MACS and node.domain in ("", "ai.onnx")),
+        tuple(map(_layer, _multiplying(model))),
         sum(tensor.size for tensor in tensors),
         sum(map(_stored_bytes, tensors)),
     )
+
+
+def multiply_accumulates(model: ir.Model) -> int:
+    """Multiply-accumulates of one run, zeros included; `survey` has the same number, and looks at all weights.
+
+    Raises:
+        ModelError: If a shape is not known.
+    """
+    return sum(MACS[node.op_type](node) for node in _multiplying(model))
+
+
+def _multiplying(model: ir.Model) -> list[ir.Node]:
+    return [node for node in model.graph if node.op_type in MACS and node.domain in ("", "ai.onnx", DOMAIN)]
 
 
 def _layer(node: ir.Node) -> LayerSurvey:
@@ -122,6 +136,17 @@ def _recurrent(node: ir.Node) -> int:
     return steps_and_batch * (prod(_shape(node, 1)) + prod(_shape(node, 2)))
 
 
+def _match(node: ir.Node) -> int:
+    """Each token at an even place is compared with all at odd ones."""
+    batch, tokens, depth = _shape(node, 0)
+    return batch * (tokens - tokens // 2) * (tokens // 2) * depth
+
+
+def _merge(node: ir.Node) -> int:
+    """Each element is weighted and added once."""
+    return prod(_shape(node, 0))
+
+
 MACS: Mapping[str, Callable[[ir.Node], int]] = {
     "Conv": _convolution,
     "ConvTranspose": _transposed_convolution,
@@ -130,5 +155,7 @@ MACS: Mapping[str, Callable[[ir.Node], int]] = {
     "LSTM": _recurrent,
     "GRU": _recurrent,
     "RNN": _recurrent,
+    MATCH: _match,
+    MERGE: _merge,
 }
 """Operators that multiply and add, and how often: multiply-accumulates of one node."""

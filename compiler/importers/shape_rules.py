@@ -6,6 +6,7 @@ from collections.abc import Callable
 import onnx_ir as ir
 
 from sparsec.compiler.importers.constants import integers
+from sparsec.compiler.tokens import set_shapes
 
 _Shapes = list[list[int]]
 
@@ -16,6 +17,7 @@ def complete_shapes(node: ir.Node) -> None:
     Args:
         node: a node after shape inference.
     """
+    set_shapes(node)
     open_outputs = [v for v in node.outputs if v.name and v.shape is None]
     rule = _RULES.get(node.op_type) if node.domain == "" and open_outputs else None
     shapes = rule(node) if rule is not None else None
