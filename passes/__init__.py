@@ -12,6 +12,7 @@ PASSES: dict[str, str] = {
     "prune-nm": "sparsec.passes.prune_nm:PruneNM",
     "prune-unstructured": "sparsec.passes.prune_unstructured:PruneUnstructured",
     "quantize": "sparsec.passes.quantize:Quantize",
+    "recover": "sparsec.passes.recover:Recover",
     "smooth-quant": "sparsec.passes.smooth_quant:SmoothQuant",
 }
 """Pass name -> ``module:Class``; modules are imported on first use."""

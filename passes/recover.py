@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""recover: trains what compression has left of a model to do again what the original did. No labels.
+
+The teacher is the model before the first pass that lost anything, the data are the calibration samples. Masks stay as
+they are, and with ``train: scales`` the codes too. ``reconstruct`` goes block by block (see `recover_reconstruct`),
+``distill`` trains end to end (see `recover_distill`). `docs/recovery.md` says which to choose. torch is imported when
+the pass runs.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import onnx_ir as ir
+
+from sparsec.compiler.errors import PassError, RecipeError
+from sparsec.compiler.pass_manager import LayerRecord, Pass, PassContext, PassResult
+
+_EPOCHS: Mapping[str, int] = {"reconstruct": 10, "distill": 10}
+_RATES: Mapping[str, float] = {"reconstruct": 3e-3, "distill": 1e-3}
+"""Of a method, where the recipe gives none."""
+
+
+@dataclass(frozen=True)
+class Recover(Pass):
+    """Trains surviving weights, scales, biases and normalizations against the original model.
+
+    Attributes:
+        method: ``reconstruct`` or ``distill``.
+        train: ``weights``: everything; ``scales``: integer codes stay bit for bit, and no weight changes, only
+            scales, biases and normalizations do.
+        epochs: Rounds over the samples, for each block or in all; 0: the method's own number.
+        lr: Learning rate: relative change of a weight in a step; 0: the method's own.
+        batch: Samples in a step.
+        patience: Rounds without progress on the validation samples (the last eighth) before training stops.
+        features: Weight of the feature losses of ``distill``.
+        augment: Whether images (three channels, at least 16 pixels a side) are varied: parts, mirrors, contrast.
+        views: ``reconstruct`` trains on so many varied views of each image.
+        ignore: Layers to leave as they are, by name or glob.
+        min_samples: Fewer calibration samples are an error.
+
+    Raises:
+        RecipeError: If an option is out of range.
+    """
+
+    name: ClassVar[str] = "recover"
+    requires: ClassVar[tuple[str, ...]] = ("calibration", "static-shapes")
+    method: Literal["reconstruct", "distill"] = "reconstruct"
+    train: Literal["weights", "scales"] = "weights"
+    epochs: int = 0
+    lr: float = 0.0
+    batch: int = 8
+    patience: int = 3
+    features: float = 1.0
+    augment: bool = True
+    views: int = 1
+    ignore: tuple[str, ...] = ()
+    min_samples: int = 16
+
+    def __post_init__(self) -> None:
+        least = {"epochs": 0, "lr": 0, "batch": 1, "patience": 0, "features": 0, "views": 1, "min_samples": 2}
+        for option, bound in least.items():
+            if not getattr(self, option) >= bound:
+                msg = f"Pass '{self.name}': option '{option}' is {getattr(self, option)}, expected at least {bound}."
+                raise RecipeError(msg)
+
+    def run(self, model: ir.Model, context: PassContext) -> PassResult:
+        """See the module."""
+        teacher = context.original
+        if teacher is None or _same(teacher, model):
+            msg = f"Pass '{self.name}': nothing is lost yet. Put it behind a pass that loses something, as 'quantize'."
+            raise PassError(msg)
+        assert context.calibration is not None
+        context.calibration.check(model, self.min_samples)
+        _require_torch()
+        from sparsec.passes.recover_roles import find_trainables
+        from sparsec.passes.recover_training import DivergedError
+
+        trainables = find_trainables(model, self.train, self.ignore)
+        if not trainables:
+            return PassResult(model, False)
+        try:
+            records = self._train((model, teacher), trainables, context)
+        except DivergedError as error:
+            raise self.failure(str(error) or "all", f"the loss became infinite or NaN. {self._advice()}") from error
+        changed = any(not record.skipped for record in records)
+        for trainable in trainables if changed else ():
+            trainable.write(model.graph)
+        return PassResult(model, changed, records)
+
+    def _advice(self) -> str:
+        return f"Choose a lower 'lr' than {self._schedule(0).lr:g}."
+
+    def _schedule(self, seed: int) -> Any:
+        from sparsec.passes.recover_training import Schedule
+
+        epochs, rate = self.epochs or _EPOCHS[self.method], self.lr or _RATES[self.method]
+        return Schedule(epochs, rate, self.batch, self.patience, seed)
+
+    def _train(self, models: Any, trainables: Any, context: PassContext) -> tuple[LayerRecord, ...]:
+        from sparsec.passes import recover_data
+        from sparsec.passes.recover_distill import distill
+        from sparsec.passes.recover_reconstruct import reconstruct
+
+        assert context.calibration is not None
+        schedule = self._schedule(context.seed)
+        samples = recover_data.load(models[0], context.calibration)
+        augment = self.augment and bool(recover_data.images(samples[0]))
+        if self.method == "distill":
+            fit = distill(models, trainables, samples, schedule, self.features, augment, context.reporter)
+            return (_record("all", fit),)
+        if augment:
+            samples = recover_data.with_views(samples[0], self.views, context.seed), samples[1]
+        fits = reconstruct(models, trainables, samples, schedule, context.reporter)
+        return tuple(_record(layer, fit) for piece, fit in fits for layer in piece.layers)
+
+
+def _record(layer: str, fit: Any) -> LayerRecord:
+    if not fit.after < fit.before:
+        return LayerRecord(layer, f"training did not lower the validation loss of {fit.before:.3g}", skipped=True)
+    return LayerRecord(layer, f"validation loss {fit.before:.3g} -> {fit.after:.3g} in {fit.epochs} epochs")
+
+
+def _same(teacher: ir.Model, model: ir.Model) -> bool:
+    """Whether nothing was done to the model: a clone shares its tensors."""
+    first, second = (
+        [(name, id(value.const_value)) for name, value in m.graph.initializers.items()] for m in (teacher, model)
+    )
+    return first == second and len(teacher.graph) == len(model.graph)
+
+
+def _require_torch() -> None:
+    try:
+        import torch  # noqa: F401
+    except ImportError as error:
+        msg = "Pass 'recover' needs torch, which is not installed. Install 'sparsec[torch]'."
+        raise PassError(msg) from error
