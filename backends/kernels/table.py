@@ -8,7 +8,9 @@ from sparsec.backends.kernels.elementwise import ElementwiseKernel
 from sparsec.backends.kernels.interpolate import InterpolateKernel
 from sparsec.backends.kernels.layernorm import LayerNormKernel
 from sparsec.backends.kernels.linear import LinearKernel
+from sparsec.backends.kernels.match_tokens import MatchTokensKernel
 from sparsec.backends.kernels.matvec import MatvecKernel, SparseMatvecKernel
+from sparsec.backends.kernels.merge_tokens import MergeTokensKernel, UnmergeTokensKernel
 from sparsec.backends.kernels.pad import PadKernel
 from sparsec.backends.kernels.pool import PoolKernel
 from sparsec.backends.kernels.recurrent import RecurrentKernel
@@ -25,7 +27,9 @@ KERNELS: tuple[Kernel, ...] = (
     InterpolateKernel(),
     LayerNormKernel(),
     LinearKernel(),
+    MatchTokensKernel(),
     MatvecKernel(),
+    MergeTokensKernel(),
     PadKernel(),
     PoolKernel(),
     RecurrentKernel(),
@@ -33,4 +37,5 @@ KERNELS: tuple[Kernel, ...] = (
     SoftmaxKernel(),
     SparseKernel(),
     SparseMatvecKernel(),
+    UnmergeTokensKernel(),
 )

@@ -20,6 +20,7 @@ from sparsec.compiler.lowering.anchors import (
     reinterpret,
     resize,
     rows,
+    tokens,
     transposed,
 )
 from sparsec.compiler.lowering.anchors.anchor import Anchor, report_plain
@@ -41,6 +42,7 @@ ANCHORS: dict[str, Anchor] = (
     | transposed.ANCHORS
     | movement.ANCHORS
     | recurrent.ANCHORS
+    | tokens.ANCHORS
 )
 """Operators with kernels of their own."""
 

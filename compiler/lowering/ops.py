@@ -239,6 +239,55 @@ class RecurrentCell:
     linear_before_reset: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class MatchTokens:
+    """Where each token goes when `merged` of those at even places join the most similar ones at odd places.
+
+    See `sparsec.compiler.tokens`. The first `guarded` tokens stay as they are. Parameters: metric float32
+    [batch][tokens][depth], size float32 [batch][tokens], slot out int64 [batch][tokens].
+    """
+
+    batch: int
+    tokens: int
+    depth: int
+    merged: int
+    guarded: int
+
+    @property
+    def rows(self) -> int:
+        """Tokens at even places."""
+        return self.tokens - self.columns
+
+    @property
+    def columns(self) -> int:
+        """Tokens at odd places."""
+        return self.tokens // 2
+
+
+@dataclass(frozen=True, slots=True)
+class MergeTokens:
+    """Means of tokens with one slot, weighted by size, and the sums of their sizes.
+
+    Parameters: x float32 [batch][tokens][width], size float32 [batch][tokens], slot int64 [batch][tokens] in 0..left-1,
+    out float32 [batch][left][width], size out float32 [batch][left].
+    """
+
+    batch: int
+    tokens: int
+    left: int
+    width: int
+
+
+@dataclass(frozen=True, slots=True)
+class UnmergeTokens:
+    """out[b, t] = x[b, slot[b, t]]: tokens of `words` 32-bit words, slot int64 [batch][tokens] in 0..left-1."""
+
+    batch: int
+    tokens: int
+    left: int
+    words: int
+
+
 Op = (
     Convolution
     | Pad
@@ -251,4 +300,7 @@ Op = (
     | Reduce
     | Interpolate
     | RecurrentCell
+    | MatchTokens
+    | MergeTokens
+    | UnmergeTokens
 )
