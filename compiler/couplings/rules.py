@@ -5,7 +5,7 @@ A rule is right if removing or permuting units of an axis in all tensors that sh
 same for the others. What a rule does not understand it leaves to `follow`, which fixes everything the node touches.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from math import prod
 
 import onnx_ir as ir
@@ -184,21 +184,37 @@ def _expand(trace: Trace, node: ir.Node) -> bool:
     return True
 
 
-def _resized(what: str) -> Rule:
-    """Axes whose size stays are left as they are, the others cannot be followed."""
+def _resize(trace: Trace, node: ir.Node) -> bool:
+    """Resize: an axis with scale 1 is left as it is."""
+    scales = constant_of(node.inputs[2]) if len(node.inputs) > 2 else None
+    rank = len(shape_of(node.outputs[0]))
+    places = [_positive(place, rank) for place in attribute(node, "axes") or range(rank)]
+    if scales is None or not scales.size:
+        return _sized(trace, node, "resizes") and not _crops(node)
+    scaled = {place for place, scale in zip(places, scales.tolist(), strict=True) if scale != 1}
+    return _sized(trace, node, "resizes", scaled) and not _crops(node)
 
-    def rule(trace: Trace, node: ir.Node) -> bool:
-        axes, shape = trace.of(node, 0), shape_of(node.outputs[0])
-        result = []
-        for axis, side in zip(axes, shape, strict=True):
-            same = size_of(axis) == side
-            result.append(axis if same else new_axis(side, f"{title(node)} {what} it"))
-            if not same:
-                fixed(axis, node, f"{what} it")
-        trace.give(node.outputs[0], result)
-        return True
 
-    return rule
+def _crops(node: ir.Node) -> bool:
+    mode = attribute(node, "coordinate_transformation_mode", "half_pixel")
+    return mode in ("tf_crop_and_resize", b"tf_crop_and_resize")
+
+
+def _tile(trace: Trace, node: ir.Node) -> bool:
+    return _sized(trace, node, "repeats")
+
+
+def _sized(trace: Trace, node: ir.Node, what: str, places: Collection[int] = ()) -> bool:
+    """Axes whose size stays are left as they are; the others, and those at `places`, cannot be followed."""
+    axes, shape = trace.of(node, 0), shape_of(node.outputs[0])
+    result = []
+    for place, (axis, side) in enumerate(zip(axes, shape, strict=True)):
+        same = size_of(axis) == side and place not in places
+        result.append(axis if same else new_axis(side, f"{title(node)} {what} it"))
+        if not same:
+            fixed(axis, node, f"{what} it")
+    trace.give(node.outputs[0], result)
+    return True
 
 
 def _pad(trace: Trace, node: ir.Node) -> bool:
@@ -277,8 +293,8 @@ RULES: Mapping[str, Rule] = {
     **_table(_slice, "Slice"),
     **_table(_gather, "Gather"),
     **_table(_expand, "Expand"),
-    **_table(_resized("resizes"), "Resize", "Upsample"),
-    **_table(_resized("repeats"), "Tile"),
+    **_table(_resize, "Resize"),
+    **_table(_tile, "Tile"),
     **_table(_pad, "Pad"),
     **_table(_blocks, "DepthToSpace"),
     **_table(_quantized, "QuantizeLinear", "DequantizeLinear"),

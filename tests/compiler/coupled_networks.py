@@ -85,6 +85,16 @@ _NETWORKS: dict[str, tuple[str, dict[str, tuple[int, ...]], dict[str, list[int]]
         {"w1": (32, 3, 1, 1), "b1": (32,), "w2": (2, 8, 1, 1)},
         {},
     ),
+    "upsampled": (
+        """g (float[1,3,4,4] x) => (float[1,2,8,8] y) {
+        a = Conv (x, w1) u = Resize <mode="linear"> (a, , , sizes) t = Tile (u, once) p = Pad (t, amounts, zero, space)
+        e = Expand (p, whole) y = Conv (e, w2) }""",
+        {"w1": (16, 3, 1, 1), "w2": (2, 16, 3, 3)},
+        {
+            **{"sizes": [1, 16, 8, 8], "once": [1, 1, 1, 1], "amounts": [1, 1, 1, 1], "f:zero": [0], "space": [2, 3]},
+            "whole": [1, 16, 10, 10],
+        },
+    ),
     "gate": (
         """g (float[1,3,4,4] x) => (float[1,2,4,4] y) {
         a = Conv (x, w1) p = GlobalAveragePool(a) s = Conv (p, w2, b2) r = Relu(s) e = Conv (r, w3, b3)

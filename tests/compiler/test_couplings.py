@@ -212,6 +212,8 @@ PINNED = {
     "LRN '": "a = Conv(x, w) n = LRN <size=3> (a) y = Conv(n, v)",
     "TopK '": "a = Conv(x, w) n, i = TopK <axis=1> (a, eight) y = Conv(n, v)",
     "pads it": "a = Conv(x, w) n = Pad (a, amounts, zero, one) y = Conv(n, v2)",
+    "resizes it": "a = Conv(x, w) n = Resize (a, , scales) y = Conv(n, v)",
+    "repeats it": "a = Conv(x, w3) n = Tile(a, repeats) y = Conv(n, v)",
     "takes each 2th of it": "a = Conv(x, w) n = Slice (a, none, eight, one, two) y = Conv(n, v3)",
     "cut otherwise": "a = Conv(x, u) r = Reshape(a, s1) t = Transpose <perm=[0,2,1,3]> (r) n = Reshape(t, s2) "
     "z = Add(n, a) y = Conv(z, v4)",
@@ -222,12 +224,13 @@ PINNED = {
 def test_what_cannot_be_followed_is_fixed(why):
     graph = f"g (float[1,3,4,4] x) => (float[1,5,4,4] y) {{ {PINNED[why]} }}"
     weights = {"w": _ones(8, 3, 1, 1), "v": _ones(5, 8, 1, 1), "v2": _ones(5, 10, 1, 1), "v3": _ones(5, 4, 1, 1)}
-    weights |= {"u": _ones(12, 3, 1, 1), "v4": _ones(5, 12, 1, 1)}
+    weights |= {"u": _ones(12, 3, 1, 1), "v4": _ones(5, 12, 1, 1), "w3": _ones(4, 3, 1, 1)}
     numbers = {"eight": [8], "amounts": [1, 1], "one": [1], "none": [0], "two": [2], "s1": [1, 3, 4, 16]}
-    numbers["s2"] = [1, 12, 4, 4]
+    numbers |= {"s2": [1, 12, 4, 4], "repeats": [1, 2, 1, 1]}
     constants = {n: np.array(v, np.int64) for n, v in numbers.items()}
+    constants |= {"zero": np.array(0, np.float32), "scales": np.array([1, 1.1, 1, 1], np.float32)}
     named = re.findall(r"\w+", graph)
-    given = {n: array for n, array in {**weights, **constants, "zero": np.array(0, np.float32)}.items() if n in named}
+    given = {n: array for n, array in {**weights, **constants}.items() if n in named}
     model = _model(graph, **given)
     group = analyse(model).groups[0]
     assert group.permutable == group.removable
