@@ -116,7 +116,10 @@ class Tally:
 
     def _correlation(self, exact: bool) -> float:
         scale = math.sqrt(self._moments[0, 0]) * math.sqrt(self._moments[1, 1])
-        return float(self._moments[0, 1]) / scale if scale else float(exact)
+        if exact or not scale:
+            return float(exact)
+        found = float(self._moments[0, 1]) / scale
+        return found if math.isnan(found) else max(-1.0, min(1.0, found))
 
 
 def _holds_rows(array: Array, tokens: bool) -> bool:

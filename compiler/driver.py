@@ -133,15 +133,31 @@ def job(
     seed: int = 0,
     reporter: Reporter = silent,
     notice: Notice | None = None,
+    measures: bool = False,
 ) -> Job:
-    """Resolve what `compile` is asked.
+    """Resolve what `compile` is asked; see there.
+
+    Args:
+        model: As for `compile`.
+        target: As for `compile`.
+        recipe: As for `compile`.
+        calibration: As for `compile`.
+        shapes: As for `compile`.
+        heldout: As for `compile`.
+        passes: As for `compile`.
+        name: As for `compile`.
+        seed: As for `compile`.
+        reporter: As for `compile`.
+        notice: As for `compile`.
+        measures: Whether the samples are used although there is no pass.
 
     Raises:
         SparsecError: If the target, recipe, a pass text or the calibration data is wrong.
     """
     steps, tell = _recipe(recipe, passes), notice or ignore
-    samples, held = _data(calibration, heldout, tell if steps.passes else ignore)
-    for data in (samples, held) if steps.passes else ():
+    used = measures or bool(steps.passes)
+    samples, held = _data(calibration, heldout, tell if used else ignore)
+    for data in (samples, held) if used else ():
         if data is not None:
             data.check_varied()
     return Job(
@@ -158,21 +174,30 @@ def job(
     )
 
 
+def imported(job: Job) -> tuple[ir.Model, ir.Model, PassContext]:
+    """The model as it was imported, the same after the passes that lose nothing, and what passes know besides.
+
+    Raises:
+        SparsecError: If the model is at fault.
+    """
+    job.reporter("import", 0, 1)
+    original = from_qdq(load_model(job.model, job.shapes, job.notice))
+    context = PassContext(
+        target=job.target, calibration=job.calibration, heldout=job.heldout, seed=job.seed, reporter=job.reporter
+    )
+    return original, PassManager(map(parse_pass, EXACT_PASSES)).run(original, context).model, context
+
+
 def compress(job: Job) -> Compressed:
     """Import the model and run its passes, verified and measured.
 
     Raises:
         SparsecError: If the model or a pass fails.
     """
-    job.reporter("import", 0, 1)
-    original = from_qdq(load_model(job.model, job.shapes, job.notice))
+    original, model, context = imported(job)
     fidelity, sizes = Fidelity(), Sizes()
     instruments = (Verify(), fidelity, sizes) if job.recipe.passes else ()
-    context = PassContext(
-        target=job.target, calibration=job.calibration, heldout=job.heldout, seed=job.seed, reporter=job.reporter
-    )
-    exact = PassManager(map(parse_pass, EXACT_PASSES)).run(original, context)
-    result = PassManager(job.recipe.passes, instruments).run(exact.model, context)
+    result = PassManager(job.recipe.passes, instruments).run(model, context)
     return Compressed(original, result.model, result.steps, tuple(fidelity.measured), tuple(sizes.surveys))
 
 

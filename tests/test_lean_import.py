@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-HEAVY = ("tvm", "torch", "onnxruntime", "onnx", "wasmtime")
+HEAVY = ("tvm", "torch", "onnxruntime", "onnx", "wasmtime", "matplotlib")
 
 
 @pytest.mark.parametrize(
