@@ -6,6 +6,7 @@ PASSES: dict[str, str] = {
     "fold-batchnorm": "sparsec.passes.fold_batchnorm:FoldBatchnorm",
     "fold-constants": "sparsec.passes.fold_constants:FoldConstants",
     "fuse-layernorm": "sparsec.passes.fuse_layernorm:FuseLayernorm",
+    "gqsa": "sparsec.passes.gqsa:Gqsa",
     "merge-tokens": "sparsec.passes.merge_tokens:MergeTokens",
     "permute-channels": "sparsec.passes.permute_channels:PermuteChannels",
     "prune-blocks": "sparsec.passes.prune_blocks:PruneBlocks",
