@@ -204,7 +204,8 @@ def pruned_weights(
         if layer.name in before and layer.tensor is not before[layer.name].tensor
         if layer.shape == before[layer.name].shape
     }
-    return found, tuple(r for r in result.steps[0].records if r.skipped and r.note != _NOT_ASKED)
+    skipped = (r for r in result.steps[0].records if r.skipped and r.layer in before and r.note != _NOT_ASKED)
+    return found, tuple(skipped)
 
 
 _NOT_ASKED = "it is not in 'only'"

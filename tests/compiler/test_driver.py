@@ -6,6 +6,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import sparsec
+from sparsec.compiler import driver
 from sparsec.compiler.golden import relative_error
 
 RNG = np.random.default_rng(0)
@@ -65,3 +66,17 @@ def test_the_same_model_gives_the_same_bytes(tmp_path):
         sparsec.compile(proto, "wasm", "int8", calibration, output=folder).close()
     contents = [{path.name: path.read_bytes() for path in folder.iterdir()} for folder in folders]
     assert contents[0] == contents[1]
+
+
+def test_fidelity_is_measured_on_the_data_held_out(tmp_path):
+    proto = model("MatMul", chain("MatMul", "codes"), {"x": [2, 5, 6]}, 8)
+    given = {"calibration": {"x": normal(20, 2, 5, 6)}, "heldout": {"x": normal(3, 2, 5, 6)}}
+    errors = []
+    for options in ({}, {"heldout": given["heldout"]}):
+        notes = []
+        arguments = {"recipe": "int8", "calibration": given["calibration"], "notice": notes.append, **options}
+        compressed = driver.compress(driver.job(proto, "wasm", **arguments))
+        errors.append(compressed.fidelity[-1][1]["y"].relative_error)
+        assert any("the last 5 of 20 calibration samples" in note for note in notes) == (not options)
+        assert len(compressed.sizes) == len(compressed.steps)
+    assert errors[0] != errors[1]
