@@ -5,7 +5,7 @@ The form is softmax(q k^T, scaled, plus a bias) v; then nodes without another co
 with the tokens that q, k and v were computed from. Between that sum and what follows, tokens may merge.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -76,7 +76,7 @@ def find_blocks(graph: ir.Graph) -> tuple[list[Block], list[tuple[str, str]]]:
     return blocks, others
 
 
-def ancestors(values: Iterator[ir.Value | None] | list[ir.Value | None]) -> set[ir.Node]:
+def ancestors(values: Sequence[ir.Value | None]) -> set[ir.Node]:
     """All nodes that values are computed from."""
     found: set[ir.Node] = set()
     waiting = [value for value in values if value is not None]
@@ -86,6 +86,10 @@ def ancestors(values: Iterator[ir.Value | None] | list[ir.Value | None]) -> set[
             found.add(node)
             waiting += [value for value in node.inputs if value is not None]
     return found
+
+
+def _comes_from(value: ir.Value | None, source: ir.Value | None) -> bool:
+    return value is source or any(source in node.inputs for node in ancestors([value]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +130,7 @@ def _misfit(block: Block, shape: tuple[int, ...]) -> str:
         return "its scores are not [batch, heads, tokens, tokens] of the tokens it is added to: it looks at windows"
     sides = [side for side in block.residual.inputs if block.context not in ancestors([side])]
     operands = [*block.scores.inputs, block.context.inputs[1]]
-    common = sides[0].producer() if len(sides) == 1 and sides[0] is not None else None
-    if common is None or any(common not in ancestors([operand]) for operand in operands):
+    if len(sides) != 1 or not all(_comes_from(operand, sides[0]) for operand in operands):
         return "its queries, keys and values are not all computed from the tokens it is added to"
     if block.residual.outputs[0].dtype != ir.DataType.FLOAT:
         return "its tokens are not float32"
