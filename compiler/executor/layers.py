@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sparsec.compiler.errors import UnsupportedError
+from sparsec.compiler.executor.convolution import convolve
 from sparsec.compiler.graph import attribute
 from sparsec.compiler.layers import layer_name
 from sparsec.compiler.lowering.resampling import resize_matrix
@@ -53,7 +54,7 @@ def _padded(x: Tensor, pads: list[tuple[int, int]], value: float = 0.0) -> tuple
     return F.pad(x, [side for pair in reversed(pads) for side in pair], value=value), [0] * len(pads)
 
 
-_CONVOLUTIONS: Mapping[int, Callable[..., Tensor]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+_CONVOLUTIONS: Mapping[int, Callable[..., Tensor]] = {1: F.conv1d, 2: convolve, 3: F.conv3d}
 _TRANSPOSED: Mapping[int, Callable[..., Tensor]] = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
 _MAX_POOLS: Mapping[int, Callable[..., Tensor]] = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
 
@@ -104,11 +105,12 @@ def _average_pool(node: ir.Node, x: Tensor) -> Tensor:
     pads, groups = _pads(node, x, kernel), x.shape[1]
     flat = [side for pair in reversed(pads) for side in pair]
     ones, dilations = torch.ones(1, 1, *kernel), _spatial(node, "dilations", rank, 1)
-    total = _CONVOLUTIONS[rank](F.pad(x, flat), ones.expand(groups, 1, *kernel), None, strides, 0, dilations, groups)
+    options = (None, strides, [0] * rank, dilations)
+    total = _CONVOLUTIONS[rank](F.pad(x, flat), ones.expand(groups, 1, *kernel), *options, groups)
     if attribute(node, "count_include_pad", 0):
         return total / prod(kernel)
     inside = F.pad(torch.ones(1, 1, *x.shape[2:]), flat)
-    return total / _CONVOLUTIONS[rank](inside, ones, None, strides, 0, dilations)
+    return total / _CONVOLUTIONS[rank](inside, ones, *options, 1)
 
 
 def _no_ceiling(node: ir.Node) -> None:

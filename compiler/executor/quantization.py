@@ -36,9 +36,9 @@ class FakeQuantize(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """To x where it lies on the grid, to the scale by learned step sizes."""
         x, scale, output = ctx.saved_tensors
-        # x rounds onto the grid if it is at most half a step beyond its ends
-        inside = (x >= (ctx.low - 0.5) * scale) & (x <= (ctx.high + 0.5) * scale)
-        passed = gradient * inside
+        # x rounds onto the grid if it is less than half a step beyond its ends
+        ends = [float((end + half) * scale) for end, half in ((ctx.low, -0.5), (ctx.high, 0.5))]
+        passed = torch.ops.aten.hardtanh_backward(gradient, x, *ends)
         wanted = ctx.needs_input_grad[1]
         moved = ((gradient * output).sum() - (passed * x).sum()) / scale if wanted else None
         return passed, None if moved is None else moved.reshape(scale.shape), None, None
