@@ -129,12 +129,14 @@ class PruneChannels(Pass):
 
     def _kept(self, couplings: Couplings, group: CoupledGroup, known: Mapping[str, LayerStatistics]) -> Array:
         """The units that stay, in their order."""
-        scores = unit_scores(self.score, group, known if self.score != "magnitude" else {})
         dead = dead_units(couplings, group, known if self.dead else {})
-        scores[dead] = -1
         wanted = min(round(self.density * _first_size(group)), group.size - int(dead.sum()))
         step = self.multiple // gcd(self.multiple, group.span)
         count = min(group.size, max(1, ceil(wanted / step)) * step)
+        if count == group.size:
+            return np.arange(count)
+        scores = unit_scores(self.score, group, known, count)
+        scores[dead] = -1
         return np.sort(np.argsort(-scores, kind="stable")[:count])
 
     def _record(self, group: CoupledGroup, kept: Array) -> LayerRecord:
