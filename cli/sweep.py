@@ -154,7 +154,7 @@ def sweep_command(
 
     request = Request(
         tuple(dict.fromkeys(patterns)), densities or DENSITIES, score, tuple(only), not whole, measure, drop,
-        jobs or os.cpu_count() or 1,
+        jobs or _cpus(),
     )  # fmt: skip
     notes: list[str] = []
     with progress_bar() as reporter:
@@ -173,14 +173,26 @@ def sweep_command(
             print_line(f"{what:10} {path}")
 
 
+def _cpus() -> int:
+    """Those that this process may use, where the system tells."""
+    allowed = getattr(os, "sched_getaffinity", None)
+    return len(allowed(0)) if allowed else os.cpu_count() or 1
+
+
 def _check(wish: Wish, patterns: Sequence[str], whole: bool, data: Path | None) -> None:
     """Refuse what does not go together."""
+    from sparsec.compiler.sweep_request import has_option, pruning_pass
+
     wrong = {
         "one --pattern goes with -o and --budget: a recipe holds one.": (wish.recipe or wish.budget)
         and len(patterns) > 1,
         "--whole sweeps no layer alone, so it does not go with -o or --budget.": (wish.recipe or wish.budget) and whole,
         "--data-free needs --budget, the share of the weights to keep.": wish.data_free and wish.budget is None,
         "--data-free measures nothing, so it does not go with --plot.": wish.data_free and wish.plot,
+        f"pattern '{patterns[0]}' has a density of its own, so -o and --budget have none to choose.": (
+            wish.recipe or wish.budget
+        )
+        and not has_option(pruning_pass(patterns[0]), "densities"),
         "-o and --plot name the same file.": wish.recipe is not None and wish.recipe == wish.plot,
         "a sweep needs real inputs: give --calibration, --heldout, or both; or --data-free with --budget.": not (
             wish.data_free or data

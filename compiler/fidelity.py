@@ -76,7 +76,7 @@ class Reference:
     """The original model and the samples that others are measured on.
 
     Attributes:
-        vitals: The original's signs of life; complete after the first `measure`, or `check`.
+        vitals: The original's signs of life; complete after `run`, or the first `measure`.
     """
 
     def __init__(self, original: ir.Model, feeds: Feeds) -> None:
@@ -110,6 +110,15 @@ class Reference:
             for name, tally in tallies.items():
                 tally.add(want[name], got[name])
         return {name: tally.result() for name, tally in tallies.items()}, vitals
+
+    def run(self) -> None:
+        """Run the original on all samples, so that `vitals` are complete.
+
+        Raises:
+            ModelError: If onnxruntime fails on a sample.
+        """
+        for _ in self._outputs():
+            pass
 
     def _outputs(self) -> Iterator[Mapping[str, Array]]:
         """The original's outputs, a mapping for each sample."""

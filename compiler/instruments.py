@@ -14,7 +14,6 @@ from sparsec.compiler.errors import ModelError, PassError
 from sparsec.compiler.exchange import to_onnx
 from sparsec.compiler.fidelity import Reference, check_collapse
 from sparsec.compiler.pass_manager import Instrument, Pass, PassContext, PassResult
-from sparsec.compiler.pattern import Array
 from sparsec.compiler.survey import Survey, survey
 
 
@@ -84,13 +83,14 @@ class Fidelity(Instrument):
         Raises:
             DataError: If the samples do not fit the model.
         """
-        data = context.heldout or context.calibration
         for given in (context.calibration, context.heldout):
             if given is not None:
                 given.check(model)
-        feeds = list(data.feeds(model, self.samples)) if data else _random_feeds(model, context.seed)
+        data = context.heldout or context.calibration
         self.measured, self._real = [], data is not None
-        self._reference = Reference(model, feeds) if feeds else None
+        self._reference = (
+            Reference(model, list(data.feeds(model, self.samples))) if data else _random_reference(model, context.seed)
+        )
 
     def after(self, step: Pass, result: PassResult, context: PassContext) -> None:
         """Compare with the original.
@@ -106,10 +106,20 @@ class Fidelity(Instrument):
             self.measured.append((step.name, found))
 
 
-def _random_feeds(model: ir.Model, seed: int) -> list[dict[str, Array]]:
-    """A few samples to look for a collapse on; none for a model without inputs, or with one of unknown shape."""
-    static = all(value.shape is not None and value.shape.is_static() for value in model.graph.inputs)
-    return [random_inputs(model, seed + number) for number in range(3)] if model.graph.inputs and static else []
+def _random_reference(model: ir.Model, seed: int) -> Reference | None:
+    """The original on a few random inputs; None where it has none, of no known shape, or does not run on them."""
+    if not model.graph.inputs or not all(v.shape is not None and v.shape.is_static() for v in model.graph.inputs):
+        return None
+    reference = Reference(model, [random_inputs(model, seed + number) for number in range(_RANDOM)])
+    try:
+        reference.run()
+    except ModelError:  # indices out of range, for one
+        return None
+    return reference
+
+
+_RANDOM = 3
+"""Random inputs on which a collapse is looked for where there are no real ones."""
 
 
 class Sizes(Instrument):

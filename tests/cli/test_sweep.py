@@ -133,6 +133,11 @@ def test_wrong_usage_is_code_2(more, says, data, refused):
     refused(*SWEEP, *more, code=2, says=says)
 
 
+def test_a_pattern_without_a_choice_of_density_is_refused(data, refused):
+    request = ("sweep", "two.onnx", "--calibration", "samples.npz", "--pattern", "nm(2:4)", "--budget", "0.5")
+    refused(*request, code=2, says="pattern 'nm(2:4)' has a density of its own, so -o and --budget have none to choose")
+
+
 def test_a_sweep_without_data_says_what_to_give(data, refused):
     refused("sweep", "two.onnx", code=2, says="a sweep needs real inputs: give --calibration, --heldout, or both")
 

@@ -107,6 +107,17 @@ def test_without_data_a_collapse_is_still_an_error():
         PassManager([Scale(0.0)], [Fidelity()]).run(_model())
 
 
+def test_a_model_that_fails_on_random_inputs_passes_without_data():
+    """Indices 0 and 1 into a table of one row."""
+    text = """<ir_version: 10, opset_import: ["": 21]>
+    g (int64[9] n) => (float[9,4] y) <float[9,4] r> { r = Gather(t, n) y = MatMul(r, v) }"""
+    tables = {"t": np.ones((1, 4), np.float32), "v": np.ones((4, 4), np.float32)}
+    model = ir.from_onnx_text(text, initializers=[ir.tensor(array, name=name) for name, array in tables.items()])
+    fidelity = Fidelity()
+    PassManager([Scale(0.0)], [fidelity]).run(model)
+    assert fidelity.measured == []
+
+
 def test_sizes_are_taken_after_each_pass():
     sizes = Sizes()
     PassManager([Scale(2.0), Scale(0.0)], [sizes]).run(_model())
