@@ -21,7 +21,7 @@ from sparsec.compiler.survey import multiply_accumulates
 from sparsec.compiler.tokens import MATCH, is_token_operator
 from sparsec.passes.merge_tokens_blocks import Block, find_blocks, leading_tokens
 from sparsec.passes.merge_tokens_rewrite import Plan, rewrite
-from sparsec.passes.merge_tokens_schedule import first_excess, least, most_mergeable, schedule, shares, spread
+from sparsec.passes.merge_tokens_schedule import capped, first_excess, least, most_mergeable, schedule, shares, spread
 
 _UNSET = -1
 _DEFAULT_MACS = 0.7
@@ -34,7 +34,8 @@ class MergeTokens(Pass):
     Attributes:
         r: Tokens merged in each block, on average over the blocks if `inflect` is not 0.
         ratio: Share of the tokens that reach a block, protected ones apart, that merge in it; at most 0.5.
-        macs: Share of the model's multiply-accumulates to keep, by the fewest merges that get there, spread as `r` is.
+        macs: Share of the model's multiply-accumulates to keep, by the fewest merges that get there, spread as `r` is,
+            as far as so many can merge.
         inflect: How `r` changes from the first block to the last, linearly: -1 from 2 r to 0, 0 constant, 1 from 0
             to 2 r; numbers are rounded down.
         start: Share of the blocks, from the first on and rounded down, in which nothing merges.
@@ -172,24 +173,23 @@ class MergeTokens(Pass):
         """The fewest with which the model keeps at most the share `macs`: `r` is a multiple of 1 / blocks."""
         whole, tokens = multiply_accumulates(model), blocks[0].shape[1]
 
-        def counts(steps: int) -> list[int]:
-            return spread(steps / max(1, len(chosen)), self.inflect, len(chosen))
+        def counts(steps: int) -> dict[Block, int]:
+            wanted = spread(steps / max(1, len(chosen)), self.inflect, len(chosen))
+            return dict(zip(chosen, capped(wanted, tokens, protected), strict=True))
 
         def share(steps: int) -> float:
-            return self._macs_left(model, blocks, dict(zip(chosen, counts(steps), strict=True)), protected) / whole
+            return self._macs_left(model, blocks, counts(steps), protected) / whole
 
         if self._target == 1:
-            return dict.fromkeys(chosen, 0)
-        illegal = least(lambda steps: first_excess(counts(steps), tokens, protected) is not None, tokens * len(blocks))
-        if illegal == 1 or share(illegal - 1) > self._target:
-            reached = 1.0 if illegal == 1 else share(illegal - 1)
+            return counts(0)
+        most = tokens * len(blocks)
+        if (reached := share(most)) > self._target:
             msg = (
                 f"Pass '{self.name}': option 'macs' is {self._target:g}, but with as many tokens merged as can be, "
                 f"{reached:.4f} of the multiply-accumulates are left. Choose a larger share."
             )
             raise PassError(msg)
-        found = least(lambda steps: share(steps) <= self._target, illegal - 1)
-        return dict(zip(chosen, counts(found), strict=True))
+        return counts(least(lambda steps: share(steps) <= self._target, most))
 
     def _macs_left(self, model: ir.Model, blocks: list[Block], counts: dict[Block, int], protected: int) -> int:
         """Multiply-accumulates that are left, counted on a copy."""

@@ -57,19 +57,19 @@ def _elementwise(node: ir.Node, tokens: Tokens) -> list[Axes] | None:
     rank = len(tokens.shape(node.outputs[0]))
     operands = [value for value in node.inputs if value is not None]
     merged = {a + rank - len(tokens.shape(value)) for value in operands for a in tokens.axes(value)}
-    for value in operands:
-        shape, own = tokens.shape(value), tokens.axes(value)
-        for axis in merged:
-            place = axis - (rank - len(shape))
-            if place >= 0 and place not in own and shape[place] != 1:
-                return None
-    return [tuple(sorted(merged))]
+    alike = all(_broadcasts(tokens, value, axis - rank) for value in operands for axis in merged)
+    return [tuple(sorted(merged))] if alike else None
 
 
 def _unary(node: ir.Node, tokens: Tokens) -> list[Axes] | None:
     """The first input alone has tokens; the others are numbers."""
     plain = all(value is None or prod(tokens.shape(value)) == 1 for value in node.inputs[1:])
     return [tokens.axes(node.inputs[0])] if plain else None
+
+
+def _first(node: ir.Node, tokens: Tokens) -> list[Axes] | None:
+    """CastLike: of the second input, only its type counts."""
+    return [tokens.axes(node.inputs[0])]
 
 
 def _along_axis(node: ir.Node, tokens: Tokens) -> list[Axes] | None:
@@ -102,8 +102,16 @@ def _product(node: ir.Node, tokens: Tokens) -> list[Axes] | None:
     for value, dropped in zip(node.inputs, (-1, -2), strict=True):
         own = len(tokens.shape(value))
         found |= {axis + rank - own for axis in tokens.axes(value) if axis != own + dropped}
-    leading = [axis for axis in found if axis < rank - 2]
-    return [tuple(sorted(found))] if not leading else None
+    leading = [axis - rank for axis in found if axis < rank - 2]
+    alike = all(_broadcasts(tokens, value, axis) for value in node.inputs for axis in leading)
+    return [tuple(sorted(found))] if alike else None
+
+
+def _broadcasts(tokens: Tokens, value: ir.Value | None, axis: int) -> bool:
+    """Whether a value has tokens along an axis counted from the last one, or the same for all of them."""
+    shape = tokens.shape(value)
+    place = axis + len(shape)
+    return place < 0 or place in tokens.axes(value) or shape[place] == 1
 
 
 def _context(node: ir.Node, tokens: Tokens) -> list[Axes] | None:
@@ -191,6 +199,7 @@ _RULES: Mapping[str, Rule] = {
     **dict.fromkeys(("LayerNormalization", "RMSNormalization"), _normalization),
     **dict.fromkeys(("Squeeze", "Unsqueeze", "Reshape"), _reshape),
     **{f"Reduce{kind}": _reduce for kind in ("L1", "L2", "Max", "Mean", "Min", "Prod", "Sum", "SumSquare")},
+    "CastLike": _first,
     "MatMul": _matmul,
     "Gemm": _gemm,
     "Transpose": _transpose,

@@ -151,6 +151,8 @@ class _Walk:
     def _shorten(self, node: ir.Node, axes: list[Axes]) -> None:
         state = next(self.states[value] for value in node.inputs if value in self.states)
         for value, own in zip(node.outputs, axes, strict=True):
+            if not own:
+                continue
             shape = [state.count if axis in own else size for axis, size in enumerate(self.shapes[value])]
             value.shape = ir.Shape(shape)
             self.axes[value], self.states[value] = own, state

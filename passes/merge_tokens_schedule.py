@@ -43,6 +43,15 @@ def most_mergeable(tokens: int, protected: int) -> int:
     return max(0, (tokens - protected) // 2)
 
 
+def capped(counts: Sequence[int], tokens: int, protected: int) -> list[int]:
+    """The counts, none larger than what can merge."""
+    found: list[int] = []
+    for count in counts:
+        found.append(min(count, most_mergeable(tokens, protected)))
+        tokens -= found[-1]
+    return found
+
+
 def first_excess(counts: Sequence[int], tokens: int, protected: int) -> int | None:
     """The first block in which more tokens are to merge than can; None if there is none."""
     for number, count in enumerate(counts):
