@@ -13,15 +13,19 @@ merged into it. What is left is ordered: protected tokens, kept tokens of A, tok
 A token of size 0 is padding: it is merged before all others and adds nothing to a mean.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import onnx
 import onnx_ir as ir
-from onnx import parser
+from onnx import helper, parser
+
+from sparsec.compiler.errors import ModelError
 
 DOMAIN = "sparsec"
 VERSION = 1
+LEAST_OPSET = 18
+"""Of the standard operators in the bodies."""
 MATCH, MERGE, UNMERGE = "MatchTokens", "MergeTokens", "UnmergeTokens"
 OPERATORS = (MATCH, MERGE, UNMERGE)
 PADDING = 1e-6
@@ -175,6 +179,47 @@ def add_functions(model: ir.Model, names: tuple[str, ...] = OPERATORS) -> None:
         function = ir.serde.deserialize_function(_parse(_BODIES[name], opset))
         model.functions[function.identifier()] = function
     model.graph.opset_imports[DOMAIN] = VERSION
+
+
+def check_bodies(functions: Iterable[onnx.FunctionProto]) -> None:
+    """Refuse functions that are called like one of the operators and do something else: kernels would not.
+
+    Args:
+        functions: Of a model that was read.
+
+    Raises:
+        ModelError: If a body differs from the one known here.
+    """
+    for function in functions:
+        known = _BODIES.get(function.name) if function.domain == DOMAIN else None
+        if known is not None and _meaning(function) != _meaning(_parse(known, LEAST_OPSET)):
+            msg = (
+                f"Function '{DOMAIN}.{function.name}': its body is not the one that this version of sparsec computes. "
+                "Merge the tokens of the original model again."
+            )
+            raise ModelError(msg)
+
+
+def _meaning(function: onnx.FunctionProto) -> object:
+    """What a body says, whatever its nodes are called and in which order attributes stand."""
+    nodes = [
+        (node.domain, node.op_type, list(node.input), list(node.output), sorted(map(_attribute, node.attribute)))
+        for node in function.node
+    ]
+    return sorted(function.attribute), list(function.input), list(function.output), nodes
+
+
+def _attribute(attribute: onnx.AttributeProto) -> tuple[str, str, str]:
+    return (
+        attribute.name,
+        attribute.ref_attr_name,
+        "" if attribute.ref_attr_name else str(helper.get_attribute_value(attribute)),
+    )
+
+
+def most_mergeable(tokens: int, protected: int) -> int:
+    """How many of the tokens can merge at once: those at even places, with one at an odd place left for each."""
+    return max(0, (tokens - protected) // 2)
 
 
 def is_token_operator(node: ir.Node, *op_types: str) -> bool:

@@ -5,6 +5,8 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from math import floor
 
+from sparsec.compiler.tokens import most_mergeable
+
 
 def schedule(r: int, inflect: float, blocks: int) -> list[int]:
     """Tokens to merge in each block: from r (1 - inflect), rounded down, linearly so that the ends add up to 2 r.
@@ -36,11 +38,6 @@ def shares(ratio: float, tokens: int, protected: int, blocks: int) -> list[int]:
         counts.append(int(ratio * max(tokens - protected, 0)))
         tokens -= counts[-1]
     return counts
-
-
-def most_mergeable(tokens: int, protected: int) -> int:
-    """How many of the tokens can merge at once: those at even places, with one at an odd place left for each."""
-    return max(0, (tokens - protected) // 2)
 
 
 def capped(counts: Sequence[int], tokens: int, protected: int) -> list[int]:

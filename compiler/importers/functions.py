@@ -15,6 +15,7 @@ from sparsec.compiler.importers.light import light_proto, restore_weights
 from sparsec.compiler.importers.limits import MAX_CALL_DEPTH, MAX_NODES, OPSET
 from sparsec.compiler.importers.structure import opset_of
 from sparsec.compiler.importers.walk import all_nodes, nodes_in, subgraphs, title
+from sparsec.compiler.tokens import check_bodies
 
 OWN_DOMAIN = "sparsec"
 """Functions of this domain stay calls: the lowering has kernels for them."""
@@ -79,8 +80,10 @@ def inline_local_functions(model: onnx.ModelProto) -> onnx.ModelProto:
         The model itself if nothing is to be inlined, else another one.
 
     Raises:
-        ModelError: a function is of another opset than the model, in which its operators are spelled differently.
+        ModelError: a function is of another opset than the model, in which its operators are spelled differently; or
+            one of domain ``sparsec`` is not what sparsec means by its name.
     """
+    check_bodies(model.functions)
     kept = [(f.domain, f.name) for f in model.functions if f.domain == OWN_DOMAIN]
     if len(kept) == len(model.functions):
         return model

@@ -10,8 +10,9 @@ from sparsec.compiler.oracle import Oracle
 from sparsec.compiler.pass_manager import PassManager
 from sparsec.compiler.registry import parse_pass
 from sparsec.compiler.survey import multiply_accumulates, survey
+from sparsec.compiler.tokens import most_mergeable
 from sparsec.models.catalog import find
-from sparsec.passes.merge_tokens_schedule import capped, most_mergeable, schedule, shares, spread
+from sparsec.passes.merge_tokens_schedule import capped, schedule, shares, spread
 
 WIDTH, HEADS = 8, 2
 SEPARATE = """

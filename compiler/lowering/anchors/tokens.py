@@ -10,7 +10,7 @@ from sparsec.compiler.lowering.anchors.anchor import Anchor, report_plain
 from sparsec.compiler.lowering.emitter import Emitter
 from sparsec.compiler.lowering.ops import MatchTokens, MergeTokens, Op, UnmergeTokens
 from sparsec.compiler.lowering.regions import Region
-from sparsec.compiler.tokens import MATCH, MERGE, UNMERGE, is_token_operator
+from sparsec.compiler.tokens import MATCH, MERGE, UNMERGE, is_token_operator, most_mergeable
 
 _WORD = 4
 
@@ -48,16 +48,41 @@ def _unmerge(emitter: Emitter, region: Region) -> None:
     _emit(emitter, region, op, "unmerge-tokens")
 
 
-def _accepts(node: ir.Node) -> bool:
-    return is_token_operator(node)
+def _floats(node: ir.Node) -> bool:
+    return all(value is not None and value.dtype == ir.DataType.FLOAT for value in node.inputs[:2])
+
+
+def _match_accepts(node: ir.Node) -> bool:
+    metric, size = (_shape(node, index) for index in (0, 1))
+    merged, guarded = attribute(node, "r", 0), attribute(node, "protected", 0)
+    fits = len(metric) == 3 and size == (*metric[:2], 1) and guarded >= 0
+    return is_token_operator(node) and _floats(node) and fits and 0 <= merged <= most_mergeable(metric[1], guarded)
+
+
+def _merge_accepts(node: ir.Node) -> bool:
+    """Slots must be known to lie within the result, for the kernel does not look."""
+    shapes = [_shape(node, index) for index in range(3)]
+    fits = len(shapes[0]) == 3 and shapes[1] == (*shapes[0][:2], 1) and shapes[2] == shapes[0][:2]
+    inside = fits and _slots(node.inputs[2]) == shape_of(node.outputs[0])[1]
+    return is_token_operator(node) and _floats(node) and inside
 
 
 def _unmerge_accepts(node: ir.Node) -> bool:
-    return is_token_operator(node) and node.inputs[0] is not None and itemsize(node.inputs[0]) % _WORD == 0
+    source, shape = node.inputs[0], _shape(node, 0)
+    fits = source is not None and itemsize(source) % _WORD == 0 and shape[0] == _shape(node, 1)[0]
+    return is_token_operator(node) and fits and _slots(node.inputs[1]) == shape[1]
+
+
+def _slots(value: ir.Value | None) -> int | None:
+    """How many slots a value may name; None where that is not known."""
+    node = value.producer() if value is not None else None
+    if node is not None and is_token_operator(node, MATCH):
+        return _shape(node, 0)[1] - int(attribute(node, "r", 0))
+    return _slots(node.inputs[0]) if node is not None and is_token_operator(node, UNMERGE) else None
 
 
 ANCHORS = {
-    MATCH: Anchor(_accepts, _match),
-    MERGE: Anchor(_accepts, _merge),
+    MATCH: Anchor(_match_accepts, _match),
+    MERGE: Anchor(_merge_accepts, _merge),
     UNMERGE: Anchor(_unmerge_accepts, _unmerge),
 }
