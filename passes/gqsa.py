@@ -20,7 +20,7 @@ from sparsec.compiler.statistics import LayerStatistics
 from sparsec.passes.column_sweep import MaskRule, output_error, refit, sweep
 from sparsec.passes.pruning import PruneToDensity, Update
 from sparsec.passes.scores import Score, scores
-from sparsec.passes.weight_grids import GridQuantizer, Grids, Range, encode, fit
+from sparsec.passes.weight_grids import GridQuantizer, Grids, Range, encode, fit, rounding_hessian
 
 FLOAT_BITS = 16
 """So many bits mean no quantization: groups are pruned and stay float32."""
@@ -93,7 +93,7 @@ class Gqsa(PruneToDensity):
         if statistics is None or self.update == "none":
             kept = np.where(mask, matrix, 0.0)
             return kept, fit(kept, quant, mask, self.weight_range) if quant else None
-        hessian = statistics.hessian
+        hessian = rounding_hessian(statistics.hessian)
         start = refit(matrix, hessian, mask) if self.update == "refit" else matrix
         if quant is None:
             swept = start if self.update == "refit" else sweep(start, hessian, MaskRule.settled(mask)).values

@@ -87,6 +87,16 @@ def test_gptq_errs_less_on_the_layers_output_than_rounding(bits, group, model_of
     assert all(errors[1][name] < errors[0][name] for name in before)
 
 
+def test_gptq_rounds_the_weights_of_inputs_that_no_sample_had(model_of, normal):
+    model = _chain(model_of, normal)
+    data = _correlated(model)
+    data.arrays["x"][..., :5] = 0
+    options = {"bits": 8, "correct_bias": False, "calibration": data}
+    rounded, swept = (next(layers(_quantize(model, method=m, **options).model)) for m in ("rtn", "gptq"))
+    np.testing.assert_array_equal(swept.matrix()[:, :5], rounded.matrix()[:, :5])
+    assert swept.matrix()[:, :5].any()
+
+
 def test_gptq_keeps_pruned_weights_pruned(model_of, normal):
     model = _chain(model_of, normal)
     prune = PruneBlocks(rows=1, cols=8, density=0.5, min_weights=1)
