@@ -49,3 +49,7 @@ def test_two_of_four_in_four_bits():
 
 def test_two_of_four_in_eight_bits_is_6_4_times_smaller_than_float32():
     assert 32 / _bits(parse_pattern("nm(2:4)"), 0.5, Quant(8, "channel"), 4096, scales=False) == 6.4
+
+
+def test_two_pairs_of_four_in_four_bits_are_12_8_times_smaller_than_float32():
+    assert 32 / _bits(parse_pattern("nm(2:4x2)"), 0.5, Quant(4, "channel"), 4096, scales=False) == 12.8
