@@ -132,8 +132,8 @@ class Ordering:
     def _candidate(self, group: CoupledGroup, seed: int) -> Edit | None:
         """An order that may be better: the same for all repetitions, or one for each unit of the parent."""
         roles = [role for role in self.roles(group) if role.site.span == 1 and (role.output or role.layer.taps == 1)]
-        parent = group.parent if all(_follows(role.site, group.parent) for role in roles) else None
-        units = [None] if parent is None else range(parent.size)
+        parent = group.parent
+        units = range(1 if parent is None else parent.size)
         objectives = [self._objective(group, roles, unit) for unit in units]
         orders = [search(objective, seed) for objective in objectives if objective is not None]
         found = [order for order in orders if order is not None]
@@ -141,29 +141,28 @@ class Ordering:
             return None
         return Edit(found[0]) if parent is None else Edit(np.stack(found), parent)
 
-    def _objective(self, group: CoupledGroup, roles: list[Role], unit: int | None) -> Objective | None:
+    def _objective(self, group: CoupledGroup, roles: list[Role], unit: int) -> Objective | None:
         """The search's view of the group (inside one unit of the parent): None if no layer can be seen that way."""
         pattern = self.aim.pattern
         if isinstance(pattern, NM):
-            profiles = [p for role in roles for p in self._profiles(role, group.size, pattern.m, 1, unit)]
+            profiles = [p for role in roles for p in self._profiles(group, role, unit, (pattern.m, 1))]
             return Runs(_joined(profiles), pattern.m, pattern.n) if profiles else None
         width = pattern.rows if any(role.output for role in roles) else pattern.cols
         profiles, thresholds = [], []
         for role in roles:
-            own, other = (pattern.rows, pattern.cols) if role.output else (pattern.cols, pattern.rows)
-            found = self._profiles(role, group.size, own, other, unit) if own == width else []
+            sides = (pattern.rows, pattern.cols) if role.output else (pattern.cols, pattern.rows)
+            found = self._profiles(group, role, unit, sides) if sides[0] == width else []
             profiles += found
             thresholds += [np.full(p.shape[1], self._threshold(role.layer)) for p in found]
         return Blocks(_joined(profiles), width, np.concatenate(thresholds).astype(np.float32)) if profiles else None
 
-    def _profiles(self, role: Role, size: int, own: int, other: int, unit: int | None) -> list[Array]:
+    def _profiles(self, group: CoupledGroup, role: Role, unit: int, sides: tuple[int, int]) -> list[Array]:
         """What each unit brings where, summed over the pattern's other side; repetitions beside each other."""
-        matrix = self.scores[role.layer]
+        matrix, (own, other) = self.scores[role.layer], sides
         lines = matrix if role.output else matrix.T
-        starts = role.site.elements(size)[0]
-        chosen = starts if unit is None else starts[unit : unit + 1]
+        starts = role.site.starts(group.parent, unit)
         edge = np.arange(0, lines.shape[1], other)
-        return [np.add.reduceat(lines[s : s + size], edge, axis=1) for s in chosen if s % own == 0]
+        return [np.add.reduceat(lines[s : s + group.size], edge, axis=1) for s in starts if s % own == 0]
 
     def _threshold(self, layer: Layer) -> float:
         """The lowest score of a block that is kept now."""
@@ -173,11 +172,6 @@ class Ordering:
         sums = np.add.reduceat(matrix, np.arange(0, matrix.shape[0], pattern.rows), axis=0)
         sums = np.add.reduceat(sums, np.arange(0, matrix.shape[1], pattern.cols), axis=1).ravel()
         return float(np.sort(sums)[-max(1, round(self.aim.share * sums.size))])
-
-
-def _follows(site: Site, parent: Atom | None) -> bool:
-    """Whether a site repeats once for each unit of the parent."""
-    return parent is not None and len(site.repeats) == 1 and site.repeats[0][0] == parent.size
 
 
 def _joined(profiles: list[Array]) -> Array:

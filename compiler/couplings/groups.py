@@ -2,13 +2,13 @@
 """A coupled group: the units that can only go, or move, together, and every place where they are."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
 import onnx_ir as ir
 
-from sparsec.compiler.couplings.axes import Atom, Axis, Product, Sum, resolve, size_of
+from sparsec.compiler.couplings.axes import Atom, Axis, Product, Sum, atoms_of, resolve, size_of
 from sparsec.compiler.couplings.trace import Use
 from sparsec.compiler.layers import layer_name
 from sparsec.compiler.pattern import Array
@@ -28,6 +28,7 @@ class Site:
         offset: Element where the first unit starts.
         span: Elements of one unit.
         repeats: Loops around that, from the slowest: how often, and how many elements apart.
+        factors: What each loop runs over; None where that is no single atom.
     """
 
     tensor: str
@@ -35,14 +36,20 @@ class Site:
     offset: int
     span: int
     repeats: tuple[tuple[int, int], ...] = ()
+    factors: tuple[Atom | None, ...] = field(default=(), repr=False)
+
+    def starts(self, parent: Atom | None = None, unit: int = 0) -> Array:
+        """The elements where the first unit starts, int64; those inside one unit of a parent if given."""
+        starts = np.array(self.offset)
+        for (count, period), factor in zip(self.repeats, self.factors, strict=True):
+            places = np.arange(count) if parent is None or factor is not parent else np.array([unit])
+            starts = starts[..., None] + places * period
+        return starts.ravel()
 
     def elements(self, size: int) -> Array:
         """The elements of each unit along the axis, int64 ``[size, elements of a unit]``."""
-        starts = np.array([self.offset])
-        for count, period in self.repeats:
-            starts = (starts[:, None] + np.arange(count) * period).ravel()
         units = np.arange(size)[:, None, None] * self.span
-        return np.asarray((units + starts[:, None] + np.arange(self.span)).reshape(size, -1))
+        return np.asarray((units + self.starts()[:, None] + np.arange(self.span)).reshape(size, -1))
 
     def __str__(self) -> str:
         start = f"+{self.offset}" if self.offset else ""
@@ -133,14 +140,9 @@ _SUFFIX = {"channels": "", "neurons": "", "heads": ":heads", "head-channels": ":
 def _roles(uses: list[Use]) -> dict[Atom, list[tuple[str, ir.Node]]]:
     roles: dict[Atom, list[tuple[str, ir.Node]]] = {}
     for use in uses:
-        for atom in _atoms(use.axis):
+        for atom in atoms_of(use.axis):
             roles.setdefault(atom, []).append((use.part, use.node))
     return roles
-
-
-def _atoms(axis: Axis) -> Iterator[Atom]:
-    for _, _, atom, _ in _paths(axis):
-        yield atom
 
 
 def _kind(parts: Iterable[str], producers: tuple[ir.Node, ...]) -> Kind:
@@ -169,41 +171,35 @@ def _sites(values: list[tuple[ir.Value, list[Axis]]]) -> dict[Atom, list[Site]]:
     found: dict[Atom, list[Site]] = {}
     for value, axes in values:
         for number, axis in enumerate(axes) if value.is_initializer() else ():
-            for offset, repeats, atom, span in _paths(axis):
-                found.setdefault(atom, []).append(Site(str(value.name), number, offset, span, repeats))
+            for atom, site in _paths(axis, Site(str(value.name), number, 0, 1)):
+                found.setdefault(atom, []).append(site)
     return found
 
 
-def _paths(
-    axis: Axis, offset: int = 0, repeats: tuple[tuple[int, int], ...] = (), span: int = 1
-) -> Iterator[tuple[int, tuple[tuple[int, int], ...], Atom, int]]:
-    """Each occurrence of an atom: its offset, the loops around it, the atom, the elements of one unit."""
+def _paths(axis: Axis, whole: Site) -> Iterator[tuple[Atom, Site]]:
+    """Each occurrence of an atom in an axis that is at `whole`, and where that is."""
     found = resolve(axis)
     if isinstance(found, Atom):
-        yield offset, repeats, found, span
+        yield found, whole
     elif isinstance(found, Sum):
+        offset = whole.offset
         for part in found.parts:
-            yield from _paths(part, offset, repeats, span)
-            offset += size_of(part) * span
+            yield from _paths(part, replace(whole, offset=offset))
+            offset += size_of(part) * whole.span
     else:
-        yield from _product_paths(found, offset, repeats, span)
-
-
-def _product_paths(
-    product: Product, offset: int, repeats: tuple[tuple[int, int], ...], span: int
-) -> Iterator[tuple[int, tuple[tuple[int, int], ...], Atom, int]]:
-    around = repeats
-    for number, factor in enumerate(product.factors):
-        inner = span * size_of(Product(product.factors[number + 1 :]))
-        yield from _paths(factor, offset, around, inner)
-        around = (*around, (size_of(factor), inner))
+        repeats, factors = whole.repeats, whole.factors
+        for number, factor in enumerate(found.factors):
+            span = whole.span * size_of(Product(found.factors[number + 1 :]))
+            yield from _paths(factor, replace(whole, span=span, repeats=repeats, factors=factors))
+            repeats = (*repeats, (size_of(factor), span))
+            factors = (*factors, factor if isinstance(factor, Atom) else None)
 
 
 def _parents(values: list[tuple[ir.Value, list[Axis]]]) -> dict[Atom, Atom]:
     """For each atom one that comes before it in each product, and that each activation with the atom has too."""
     candidates: dict[Atom, dict[Atom, None]] = {}
     for value, axes in values:
-        everywhere = dict.fromkeys(atom for axis in axes for atom in _atoms(axis))
+        everywhere = dict.fromkeys(atom for axis in axes for atom in atoms_of(axis))
         for axis in axes:
             for before, atom in _predecessors(axis, ()):
                 allowed = before if value.is_initializer() else everywhere

@@ -125,6 +125,19 @@ def test_heads_are_ordered_inside_each_by_itself(run):
     assert len({tuple(order) for order in moved}) > 1
 
 
+def test_shared_values_of_grouped_queries_are_ordered_inside_each_by_itself(run):
+    model = networks.network("rotary, grouped queries")
+    result = _permute(model, pattern="nm(2:4)")
+    assert _difference(run(model), run(result.model)) < 1e-5
+    before, after = (_array(m, "w")[:, 48:].T.reshape(2, 8, 12) for m in (model, result.model))
+    orders = [[[tuple(row) for row in before[h]].index(tuple(row)) for row in after[h]] for h in range(2)]
+    assert orders[0] != orders[1]
+    readers = _array(model, "wo").reshape(2, 2, 8, 5)
+    np.testing.assert_array_equal(
+        _array(result.model, "wo").reshape(2, 2, 8, 5), np.stack([readers[h][:, orders[h]] for h in range(2)])
+    )
+
+
 @pytest.mark.parametrize("score", ["wanda", "ria"])
 def test_measured_scores(score, calibration, run):
     model = networks.network("gated neurons")
