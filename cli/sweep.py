@@ -20,9 +20,9 @@ from sparsec.compiler.errors import RecipeError
 
 if TYPE_CHECKING:
     from sparsec.compiler.driver import Job
-    from sparsec.compiler.sweep import Sweep
-    from sparsec.compiler.sweep_recipe import Choice
-    from sparsec.compiler.sweep_request import Request
+    from sparsec.compiler.sweep.recipe import Choice
+    from sparsec.compiler.sweep.request import Request
+    from sparsec.compiler.sweep.sweep import Sweep
 
 SCORES = ("magnitude", "wanda", "ria", "hessian")
 MEASURES = ("auto", "agreement", "correlation")
@@ -35,7 +35,7 @@ class PatternType(click.ParamType[str]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Try to make the pass."""
-        from sparsec.compiler.sweep_request import pruning_pass
+        from sparsec.compiler.sweep.request import pruning_pass
 
         try:
             pruning_pass(str(value))
@@ -51,7 +51,7 @@ class DensitiesType(click.ParamType[tuple[float, ...]]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
         """Read and check them."""
-        from sparsec.compiler.sweep_request import check_densities
+        from sparsec.compiler.sweep.request import check_densities
 
         if isinstance(value, tuple):
             return value
@@ -150,7 +150,7 @@ def sweep_command(
     wish = Wish(model, output, plot, budget, data_free, as_json)
     _check(wish, patterns, whole, calibration or heldout)
     from sparsec.compiler import driver
-    from sparsec.compiler.sweep_request import DENSITIES, Request
+    from sparsec.compiler.sweep.request import DENSITIES, Request
 
     request = Request(
         tuple(dict.fromkeys(patterns)), densities or DENSITIES, score, tuple(only), not whole, measure, drop,
@@ -181,7 +181,7 @@ def _cpus() -> int:
 
 def _check(wish: Wish, patterns: Sequence[str], whole: bool, data: Path | None) -> None:
     """Refuse what does not go together."""
-    from sparsec.compiler.sweep_request import has_option, pruning_pass
+    from sparsec.compiler.sweep.request import has_option, pruning_pass
 
     wrong = {
         "one --pattern goes with -o and --budget: a recipe holds one.": (wish.recipe or wish.budget)
@@ -202,7 +202,7 @@ def _check(wish: Wish, patterns: Sequence[str], whole: bool, data: Path | None) 
         if holds:
             raise click.UsageError(message)
     if wish.plot is not None:
-        from sparsec.compiler.plot import check_suffix
+        from sparsec.compiler.sweep.plot import check_suffix
 
         try:
             check_suffix(wish.plot)
@@ -215,8 +215,8 @@ def _check(wish: Wish, patterns: Sequence[str], whole: bool, data: Path | None) 
 
 def _with_data(request: "Request", job: "Job", wish: Wish) -> "tuple[Sweep, Choice]":
     from sparsec.compiler import driver
-    from sparsec.compiler.sweep import sweep
-    from sparsec.compiler.sweep_recipe import Choice, choose_densities
+    from sparsec.compiler.sweep.recipe import Choice, choose_densities
+    from sparsec.compiler.sweep.sweep import sweep
 
     _, model, context = driver.imported(job)
     found = sweep(model, request, context)
@@ -226,8 +226,8 @@ def _with_data(request: "Request", job: "Job", wish: Wish) -> "tuple[Sweep, Choi
 
 def _without_data(request: "Request", job: "Job", wish: Wish) -> "tuple[Sweep, Choice]":
     from sparsec.compiler import driver
-    from sparsec.compiler.sweep import Sweep
-    from sparsec.compiler.sweep_recipe import Choice, by_index
+    from sparsec.compiler.sweep.recipe import Choice, by_index
+    from sparsec.compiler.sweep.sweep import Sweep
 
     assert wish.budget is not None
     layers, chosen = by_index(driver.imported(job)[1], request, wish.budget)
@@ -238,11 +238,11 @@ def _write(found: "Sweep", chosen: "Choice", request: "Request", wish: Wish) -> 
     """The recipe and the plot, once both are made."""
     outputs: list[tuple[Path, bytes]] = []
     if wish.recipe is not None:
-        from sparsec.compiler.sweep_recipe import recipe
+        from sparsec.compiler.sweep.recipe import recipe
 
         outputs.append((wish.recipe, str(recipe(request, request.patterns[0], chosen.densities)).encode()))
     if wish.plot is not None:
-        from sparsec.compiler.plot import check_suffix, draw
+        from sparsec.compiler.sweep.plot import check_suffix, draw
 
         drawn = BytesIO()
         draw(found, drawn, check_suffix(wish.plot), wish.model.stem)

@@ -9,9 +9,9 @@ from sparsec.cli.tables import print_line, print_table
 from sparsec.compiler.text import in_count, in_percent, shortened
 
 if TYPE_CHECKING:
-    from sparsec.compiler.curves import Curve, Point
-    from sparsec.compiler.sweep import LayerSweep, Sweep
-    from sparsec.compiler.sweep_recipe import Choice
+    from sparsec.compiler.sweep.curves import Curve, Point
+    from sparsec.compiler.sweep.recipe import Choice
+    from sparsec.compiler.sweep.sweep import LayerSweep, Sweep
 
 _MOST_SKIPPED = 4
 

@@ -82,7 +82,7 @@ def _record(trace: Trace, node: ir.Node, inputs: Axis, outputs: Axis, others: tu
     """Say how the axes are used: as a layer's, or as those of a product of two activations."""
     first, second = node.inputs[0], node.inputs[1]
     assert second is not None
-    layer = constant_of(second) is not None and constant_of(first) is None and len(shape_of(second)) == 2
+    layer = constant_of(second) is not None and constant_of(first) is None and len(shape_of(second)) < 3
     trace.use("input" if layer else "inner", node, inputs)
     trace.use("output" if layer else "free", node, outputs)
     for number, axis in enumerate(others if not layer else ()):

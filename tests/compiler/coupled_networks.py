@@ -95,6 +95,33 @@ _NETWORKS: dict[str, tuple[str, dict[str, tuple[int, ...]], dict[str, list[int]]
             "whole": [1, 16, 10, 10],
         },
     ),
+    "quantized activations": (
+        """g (float[1,3,4,4] x) => (float[1,2,4,4] y) {
+        a = Conv (x, w1) q = QuantizeLinear (a, s, z) d = DequantizeLinear (q, s, z) b = Conv (d, w2) r = Relu(b)
+        p = QuantizeLinear <axis=1> (r, channel_scales) e = DequantizeLinear <axis=1> (p, channel_scales)
+        y = Conv (e, w3) }""",
+        {"w1": (8, 3, 1, 1), "w2": (12, 8, 1, 1), "+channel_scales": (12,), "w3": (2, 12, 1, 1)},
+        {"f:s": [0.05], "u:z": [128]},
+    ),
+    "embedding": (
+        """g (int64[1,7] x) => (float[1,7,5] y) {
+        t = Gather (table, x) a = MatMul(t, w1) r = Tanh(a) b = MatMul(r, w2) s = Add(t, b) y = MatMul(s, head) }""",
+        {"table": (9, 12), "w1": (12, 24), "w2": (24, 12), "head": (12, 5)},
+        {},
+    ),
+    "maps normalized and spread": (
+        """g (float[1,3,4,4] x) => (float[1,2,8,8] y) {
+        a = Conv (x, w1) n = InstanceNormalization (a, s, b) u = DepthToSpace <blocksize=2, mode="CRD"> (n)
+        z = Greater (u, zero) k = Where (z, u, c) y = Conv (k, w2) }""",
+        {"w1": (32, 3, 1, 1), "s": (32,), "b": (32,), "c": (8, 1, 1), "w2": (2, 8, 1, 1)},
+        {"f:zero": [0]},
+    ),
+    "vector": (
+        """g (float[1,7,12] x) => (float[1,7] y) {
+        a = MatMul(x, w1) r = Relu(a) b = MatMul(r, w2) t = Tanh(b) y = MatMul(t, v) }""",
+        {"w1": (12, 16), "w2": (16, 24), "v": (24,)},
+        {},
+    ),
     "gate": (
         """g (float[1,3,4,4] x) => (float[1,2,4,4] y) {
         a = Conv (x, w1) p = GlobalAveragePool(a) s = Conv (p, w2, b2) r = Relu(s) e = Conv (r, w3, b3)
@@ -181,7 +208,7 @@ def network(name: str, seed: int = 0) -> ir.Model:
         tensors.append(ir.tensor(np.abs(array) + 0.5 if key[0] == "+" else array, name=key.lstrip("+")))
     for key, numbers in constants.items():
         kind, _, bare = key.rpartition(":")
-        array = np.array(numbers, np.float32 if kind == "f" else np.int64)
+        array = np.array(numbers, {"f": np.float32, "u": np.uint8}.get(kind, np.int64))
         tensors.append(ir.tensor(array.reshape(()) if kind else array, name=bare))
     text = f'<ir_version: 10, opset_import: ["": 21]>\n{graph}'
     return load_onnx(ir.from_onnx_text(text, initializers=tensors))

@@ -4,8 +4,8 @@ import onnx_ir as ir
 import pytest
 
 from sparsec.compiler.calibration import Calibration
-from sparsec.compiler.dead_units import DeadUnits, find_dead_units
 from sparsec.compiler.importers.onnx import load_onnx
+from sparsec.compiler.sweep.dead_units import DeadUnits, find_dead_units
 
 RANDOM = np.random.RandomState(0)
 

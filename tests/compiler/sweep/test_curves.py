@@ -4,7 +4,7 @@ import math
 import pytest
 
 from sparsec.compiler.comparison import Comparison
-from sparsec.compiler.curves import Curve, Point, find_knee, point, quality
+from sparsec.compiler.sweep.curves import Curve, Point, find_knee, point, quality
 
 
 def _points(qualities):

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from sparsec.compiler.compressibility import kept
 from sparsec.compiler.errors import RecipeError
+from sparsec.compiler.sweep.compressibility import kept
 
 LEAST = 0.05
 """The lowest density that the data-free rule hands out."""

@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
-from sparsec.compiler.allocation import allocate, allocate_by_index
-from sparsec.compiler.curves import Point
 from sparsec.compiler.errors import RecipeError
 from sparsec.compiler.pass_manager import PassContext
 from sparsec.compiler.recipe import Recipe
-from sparsec.compiler.sweep import LayerSweep, Sweep, choose, describe, measure_pass, pruned_weights
-from sparsec.compiler.sweep_request import Request, has_option, pruning_pass, with_options
+from sparsec.compiler.sweep.allocation import allocate, allocate_by_index
+from sparsec.compiler.sweep.curves import Point
+from sparsec.compiler.sweep.request import Request, has_option, pruning_pass, with_options
+from sparsec.compiler.sweep.sweep import LayerSweep, Sweep, choose, describe, measure_pass, pruned_weights
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,9 +7,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from sparsec.compiler.curves import Curve
 from sparsec.compiler.errors import RecipeError
-from sparsec.compiler.sweep import LayerSweep, Sweep
+from sparsec.compiler.sweep.curves import Curve
+from sparsec.compiler.sweep.sweep import LayerSweep, Sweep
 from sparsec.compiler.text import shortened
 
 _METADATA: dict[str, dict[str, Any]] = {

@@ -2,7 +2,7 @@
 import numpy as np
 import pytest
 
-from sparsec.compiler.compressibility import kept, pq_index
+from sparsec.compiler.sweep.compressibility import kept, pq_index
 
 
 def test_golden_values():

@@ -11,12 +11,12 @@ from sparsec.compiler.errors import DataError, ModelError, RecipeError
 from sparsec.compiler.fidelity import measure
 from sparsec.compiler.importers.onnx import load_onnx
 from sparsec.compiler.pass_manager import PassContext, PassManager
-from sparsec.compiler.plot import check_suffix, draw
 from sparsec.compiler.registry import parse_pass
-from sparsec.compiler.swapping import Swapper
-from sparsec.compiler.sweep import sweep
-from sparsec.compiler.sweep_recipe import by_curves, by_index, choose_densities, recipe
-from sparsec.compiler.sweep_request import Request, pruning_pass
+from sparsec.compiler.sweep.plot import check_suffix, draw
+from sparsec.compiler.sweep.recipe import by_curves, by_index, choose_densities, recipe
+from sparsec.compiler.sweep.request import Request, pruning_pass
+from sparsec.compiler.sweep.swapping import Swapper
+from sparsec.compiler.sweep.sweep import sweep
 
 TEXT = """<ir_version: 10, opset_import: ["": 21]>
 g (float[1,6,16] x) => (float[1,6,8] y) <float[1,6,32] h, float[1,6,32] r, float[1,6,32] k, float[1,6,32] q> {
@@ -227,7 +227,7 @@ def test_a_large_reference_is_computed_again(monkeypatch):
     model, data = network(), samples(4)
     swap = {"b": np.zeros((32, 32), np.float32)}
     kept = Swapper(model, ["b"], list(data.feeds(model))).compare(swap)
-    monkeypatch.setattr("sparsec.compiler.swapping._KEPT_BYTES", 0)
+    monkeypatch.setattr("sparsec.compiler.sweep.swapping._KEPT_BYTES", 0)
     swapper = Swapper(model, ["b"], list(data.feeds(model)))
     assert swapper.compare(swap) == swapper.compare(swap) == kept
 

@@ -4,8 +4,8 @@ import itertools
 import numpy as np
 import pytest
 
-from sparsec.compiler.allocation import LEAST, allocate, allocate_by_index, hull
 from sparsec.compiler.errors import RecipeError
+from sparsec.compiler.sweep.allocation import LEAST, allocate, allocate_by_index, hull
 
 GRID = (0.25, 0.5, 0.75)
 

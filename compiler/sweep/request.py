@@ -5,11 +5,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, cast
 
-from sparsec.compiler.curves import KNEE, Measure
 from sparsec.compiler.errors import RecipeError
 from sparsec.compiler.pass_manager import Pass
 from sparsec.compiler.pattern import NM, Block, Unstructured, parse_pattern
 from sparsec.compiler.registry import create, parse_pass
+from sparsec.compiler.sweep.curves import KNEE, Measure
 
 DENSITIES = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
 

@@ -12,16 +12,16 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import onnx_ir as ir
 
-from sparsec.compiler.compressibility import kept, pq_index
-from sparsec.compiler.curves import Curve, Point, point
-from sparsec.compiler.dead_units import DeadUnits, find_dead_units
 from sparsec.compiler.errors import DataError, ModelError
 from sparsec.compiler.layers import Layer, layers, matches
 from sparsec.compiler.options import unknown
 from sparsec.compiler.pass_manager import LayerRecord, Pass, PassContext, PassManager, silent
 from sparsec.compiler.pattern import Array
-from sparsec.compiler.swapping import Swapper
-from sparsec.compiler.sweep_request import Request, at_densities, narrowed, pruning_pass
+from sparsec.compiler.sweep.compressibility import kept, pq_index
+from sparsec.compiler.sweep.curves import Curve, Point, point
+from sparsec.compiler.sweep.dead_units import DeadUnits, find_dead_units
+from sparsec.compiler.sweep.request import Request, at_densities, narrowed, pruning_pass
+from sparsec.compiler.sweep.swapping import Swapper
 
 LEAST_SAMPLES = 2
 """Held-out samples that a sweep needs at least."""

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Dead units: channels behind a ReLU-like activation that never fire, and how often the living ones are silent.
 
-The rate of silent units, averaged over inputs, is the dynamic dead-neuron rate of "Activate-While-Pruning", 2023. A unit
-that is zero on every sample and position can be removed without loss.
+The rate of silent units, averaged over inputs, is the dynamic dead-neuron rate of "Activate-While-Pruning", 2023. A
+unit that is zero on every sample and position can be removed without loss.
 """
 
 from dataclasses import dataclass
