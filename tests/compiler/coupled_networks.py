@@ -104,7 +104,7 @@ _NETWORKS: dict[str, tuple[str, dict[str, tuple[int, ...]], dict[str, list[int]]
         {"f:s": [0.05], "u:z": [128]},
     ),
     "embedding": (
-        """g (int64[1,7] x) => (float[1,7,5] y) {
+        """g (float[1,7] f) => (float[1,7,5] y) { x = Cast <to=7> (f)
         t = Gather (table, x) a = MatMul(t, w1) r = Tanh(a) b = MatMul(r, w2) s = Add(t, b) y = MatMul(s, head) }""",
         {"table": (9, 12), "w1": (12, 24), "w2": (24, 12), "head": (12, 5)},
         {},
