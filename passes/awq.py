@@ -24,6 +24,8 @@ from sparsec.passes.scale_folds import Fold, find_folds
 from sparsec.passes.weight_grids import fit
 
 _STEPS = 20
+_ROWS = 128
+"""So many output channels of each layer, evenly spaced, are tried; each counts for itself in the error."""
 _LEAST = 1e-4
 """Factors are at least this before they are normalized."""
 
@@ -91,10 +93,15 @@ class Awq(Pass):
         """Squared error of the readers' outputs if their weights are scaled, rounded, and scaled back."""
         total = 0.0
         for layer in fold.readers:
-            wide, matrix = scales.repeat(layer.taps), layer.matrix().astype(np.float64)
+            wide, matrix = scales.repeat(layer.taps), _some_rows(layer.matrix()).astype(np.float64)
             rounded = fit(matrix * wide, quant).rounded(matrix * wide) / wide
             total += output_error(rounded - matrix, statistics.hessian)
         return total
+
+
+def _some_rows(matrix: Array) -> Array:
+    chosen = np.linspace(0, len(matrix) - 1, min(_ROWS, len(matrix))).astype(int)
+    return np.asarray(matrix[chosen])
 
 
 def candidates(fold: Fold, statistics: LayerStatistics) -> Iterator[Array]:

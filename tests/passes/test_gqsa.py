@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -6,15 +8,19 @@ from sparsec.compiler.calibration import Calibration
 from sparsec.compiler.encoding import Block
 from sparsec.compiler.errors import DataError, PassError, RecipeError
 from sparsec.compiler.exchange import from_qdq, to_onnx
+from sparsec.compiler.importers import load_model
 from sparsec.compiler.importers.onnx import load_onnx
 from sparsec.compiler.instruments import Verify
 from sparsec.compiler.layers import layers
 from sparsec.compiler.pass_manager import PassContext, PassManager
+from sparsec.compiler.recipe import Recipe
 from sparsec.compiler.registry import parse_pass
 from sparsec.compiler.statistics import collect
+from sparsec.models.catalog import find
 from sparsec.passes.column_sweep import output_error
 from sparsec.passes.gqsa import Gqsa, imbalance
 from sparsec.passes.quantize import Quantize
+from sparsec.passes.recover import Recover
 from sparsec.passes.scores import scores
 
 CHAIN = "g (float[4,48] x) => (float[4,24] y) { a = MatMul(x, v) b = Relu(a) y = Gemm <transB = 1> (b, w) }"
@@ -182,3 +188,24 @@ def test_bad_option_gives_this_message(option):
     with pytest.raises(RecipeError) as caught:
         parse_pass(f"gqsa{{{option}}}")
     assert str(caught.value) == BAD[option]
+
+
+def test_recipe_keeps_groups_and_codes_through_training():
+    pytest.importorskip("torch")
+    entry, steps = find("tiny-transformer"), Recipe.load("gqsa-w4s50").passes
+    brief = [replace(step, epochs=1) if isinstance(step, Recover) else step for step in steps]
+    samples = Calibration(entry.inputs("calibration", 32))
+    context = PassContext(calibration=samples)
+    model = load_model(entry.build(), dict(entry.shapes), lambda _: None)
+    pruned, trained, tuned = (
+        [layer.encoded for layer in layers(PassManager(brief[:end], [Verify()]).run(model, context).model)]
+        for end in (-2, -1, len(brief))
+    )
+    for before, middle, after in zip(pruned, trained, tuned, strict=True):
+        if before is None:
+            continue
+        assert str(after.encoding) == "block(1x16) x int4(group16,asymmetric)"
+        np.testing.assert_array_equal(after.mask, before.mask)
+        np.testing.assert_array_equal(after.codes, middle.codes)
+        assert not after.numpy()[~after.mask].any()
+    assert any(not np.array_equal(one.scales, two.scales) for one, two in zip(trained, tuned, strict=True) if one)
