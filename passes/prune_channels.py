@@ -73,6 +73,9 @@ class PruneChannels(Pass):
         if self.multiple < 1:
             msg = f"Pass '{self.name}': option 'multiple' is {self.multiple}, expected at least 1."
             raise RecipeError(msg)
+        if not self.kinds:
+            msg = f"Pass '{self.name}': option 'kinds' is empty, expected some of {', '.join(KINDS)}."
+            raise RecipeError(msg)
         for kind in self.kinds:
             if kind not in KINDS:
                 raise RecipeError(f"Pass '{self.name}', option 'kinds': " + unknown("value", kind, KINDS))

@@ -263,6 +263,8 @@ BAD = {
     "density=0": "Pass 'prune-channels': option 'density' is 0, expected more than 0 and at most 1.",
     "density=1.5": "Pass 'prune-channels': option 'density' is 1.5, expected more than 0 and at most 1.",
     "multiple=0": "Pass 'prune-channels': option 'multiple' is 0, expected at least 1.",
+    "kinds=[]": "Pass 'prune-channels': option 'kinds' is empty, expected some of channels, neurons, heads, "
+    "head-channels.",
     "kinds=[filters]": "Pass 'prune-channels', option 'kinds': Unknown value 'filters'; expected one of: channels, "
     "head-channels, heads, neurons.",
     "score=ria": "Pass 'prune-channels', option 'score': Unknown value 'ria'; expected one of: hessian, magnitude, "
