@@ -120,8 +120,8 @@ ROWS = (
     Row(
         "smollm2-2bit",
         "smollm2",
-        "2 bits in groups of 16 by GPTQ",
-        ("quantize{bits=2 group=16 symmetric=false method=gptq act=none}",),
+        "2 bits in groups of 16, rounded, ranges of least squared error",
+        ("quantize{bits=2 group=16 symmetric=false weight_range=mse act=none}",),
         None,
         samples=64,
         naive=("quantize{bits=2 group=16 symmetric=false act=none correct_bias=false}",),
