@@ -19,9 +19,9 @@ from sparsec.compiler.options import unknown
 from sparsec.compiler.pass_manager import LayerRecord, Pass, PassContext, PassResult
 from sparsec.compiler.survey import multiply_accumulates
 from sparsec.compiler.tokens import MATCH, is_token_operator, most_mergeable
-from sparsec.passes.merge_tokens_blocks import Block, find_blocks, leading_tokens
-from sparsec.passes.merge_tokens_rewrite import Plan, rewrite
-from sparsec.passes.merge_tokens_schedule import capped, first_excess, least, schedule, shares, spread
+from sparsec.passes.token_merging.blocks import Block, find_blocks, leading_tokens
+from sparsec.passes.token_merging.rewrite import Plan, rewrite
+from sparsec.passes.token_merging.schedule import capped, first_excess, least, schedule, shares, spread
 
 _UNSET = -1
 _DEFAULT_MACS = 0.7

@@ -20,7 +20,7 @@ from sparsec.compiler.layers import Layer, layer_name
 from sparsec.compiler.pass_manager import LayerRecord, Pass, PassContext, PassResult
 from sparsec.compiler.pattern import Array
 from sparsec.compiler.statistics import LayerStatistics, collect
-from sparsec.passes.permute_channels_order import Aim, Ordering
+from sparsec.passes.channels.order import Aim, Ordering
 from sparsec.passes.scores import scores
 from sparsec.passes.selection import choose_layers
 

@@ -22,9 +22,9 @@ from sparsec.compiler.pass_manager import LayerRecord, Pass, PassContext, PassRe
 from sparsec.compiler.pattern import Array
 from sparsec.compiler.statistics import LayerStatistics, collect
 from sparsec.passes.bias_correction import correct_biases
+from sparsec.passes.channels.dead import dead_units, input_axis
+from sparsec.passes.channels.scores import UnitScore, columns_of, read_sites, sites_of, unit_scores
 from sparsec.passes.column_sweep import refit
-from sparsec.passes.prune_channels_dead import dead_units, input_axis
-from sparsec.passes.prune_channels_scores import UnitScore, columns_of, read_sites, sites_of, unit_scores
 from sparsec.passes.selection import check_names
 
 KINDS = ("channels", "neurons", "heads", "head-channels")
@@ -40,7 +40,7 @@ class PruneChannels(Pass):
             dead units only.
         kinds: What may go: convolution ``channels``, ``neurons`` between matrix products, attention ``heads``,
             ``head-channels`` (the same ones of each head's values).
-        score: ``magnitude``, or with calibration data ``wanda``, ``hessian``; see `prune_channels_scores`.
+        score: ``magnitude``, or with calibration data ``wanda``, ``hessian``; see `channels.scores`.
         update: How what reads the remaining units makes up for the loss: ``none``, or ``refit``, the exact least
             squares on calibration data.
         multiple: The channels kept are rounded up to a multiple of this.

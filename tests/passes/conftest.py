@@ -8,6 +8,7 @@ import pytest
 from sparsec.compiler.calibration import Calibration
 from sparsec.compiler.importers.onnx import load_onnx
 from sparsec.compiler.oracle import Oracle
+from tests.passes import transformers
 
 
 def _model_of(graph: str, opset: int = 21, **weights: np.ndarray) -> ir.Model:
@@ -58,3 +59,9 @@ def run() -> Callable[..., dict[str, np.ndarray]]:
 def ops() -> Callable[[ir.Model], list[str]]:
     """Operators in graph order."""
     return lambda model: [node.op_type for node in model.graph]
+
+
+@pytest.fixture
+def transformer() -> Callable[..., ir.Model]:
+    """Builds a small transformer, see `transformers`."""
+    return transformers.builder(_model_of, _normal)

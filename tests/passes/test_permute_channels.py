@@ -1,6 +1,4 @@
 # SPDX-License-Identifier: Apache-2.0
-import importlib.util
-from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
@@ -15,15 +13,11 @@ from sparsec.compiler.pass_manager import PassContext, PassManager
 from sparsec.compiler.registry import parse_pass
 from sparsec.models.catalog import find
 from sparsec.models.packages import install
+from sparsec.passes.channels.search import Blocks, Runs, search
 from sparsec.passes.permute_channels import PermuteChannels
-from sparsec.passes.permute_channels_search import Blocks, Runs, search
 from sparsec.passes.prune_blocks import PruneBlocks
 from sparsec.passes.prune_nm import PruneNM
-
-_path = Path(__file__).parent.parent / "compiler" / "coupled_networks.py"
-_spec = importlib.util.spec_from_file_location("coupled_networks", _path)
-networks = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(networks)
+from tests.compiler import coupled_networks as networks
 
 PATTERNS = ("block(4x1)", "block(4x4)", "block(1x4)", "nm(2:4)", "nm(1:4)")
 

@@ -1,6 +1,4 @@
 # SPDX-License-Identifier: Apache-2.0
-import importlib.util
-from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
@@ -18,11 +16,7 @@ from sparsec.compiler.registry import parse_pass
 from sparsec.models.catalog import find
 from sparsec.passes.prune_blocks import PruneBlocks
 from sparsec.passes.prune_channels import PruneChannels
-
-_path = Path(__file__).parent.parent / "compiler" / "coupled_networks.py"
-_spec = importlib.util.spec_from_file_location("coupled_networks", _path)
-networks = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(networks)
+from tests.compiler import coupled_networks as networks
 
 SPARE = {"kinds": ("channels", "neurons", "heads", "head-channels"), "multiple": 1}
 

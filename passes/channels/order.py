@@ -12,7 +12,7 @@ from sparsec.compiler.encoding import NM, Block
 from sparsec.compiler.layers import Layer
 from sparsec.compiler.pass_manager import Reporter
 from sparsec.compiler.pattern import Array
-from sparsec.passes.permute_channels_search import Blocks, Objective, Runs, search
+from sparsec.passes.channels.search import Blocks, Objective, Runs, search
 
 ROUNDS = 6
 """At most so many times is each coupled group tried; it ends when no order of any is better."""

@@ -28,8 +28,8 @@ from sparsec.compiler.tokens import (
     is_token_operator,
     set_shapes,
 )
-from sparsec.passes.merge_tokens_axes import Axes, Shape, Tokens, token_axes
-from sparsec.passes.merge_tokens_blocks import Block, ancestors, last_token_read
+from sparsec.passes.token_merging.axes import Axes, Shape, Tokens, token_axes
+from sparsec.passes.token_merging.blocks import Block, ancestors, last_token_read
 
 MASKED = -1e4
 """The bias of padding; its exponential is 0 in float32."""

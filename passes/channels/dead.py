@@ -10,7 +10,7 @@ from sparsec.compiler.couplings import CoupledGroup, Couplings, Site
 from sparsec.compiler.graph import attribute, constant_of, scalar_of
 from sparsec.compiler.pattern import Mask
 from sparsec.compiler.statistics import LayerStatistics
-from sparsec.passes.prune_channels_scores import columns_of, read_sites, sites_of
+from sparsec.passes.channels.scores import columns_of, read_sites, sites_of
 
 
 def dead_units(couplings: Couplings, group: CoupledGroup, known: Mapping[str, LayerStatistics]) -> Mask:
