@@ -7,7 +7,7 @@ one sweep over the columns rounds what stays and lets later columns make up for 
 alike. The paper's two trainings are `recover{method=reconstruct}` (BQPO) and `recover{method=distill}` (E2E-OQP).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -38,6 +38,8 @@ class Gqsa(PruneToDensity):
         score: Of a group: the sum over its weights; see `scores`.
         update: ``none``: round to the nearest; ``sweep``: column by column; ``refit``: least squares on the mask
             first, then the sweep.
+        damping: Share of each input's mean square that is added to it in the Hessian. Groups go all at once, so that an
+            input can stand in for its likes less than the Hessian alone makes believe; 0 trusts it.
         scope: ``layer`` lets rows keep unlike numbers of groups; ``row`` keeps as many in each.
 
     Raises:
@@ -51,6 +53,7 @@ class Gqsa(PruneToDensity):
     group: int = 16
     bits: int = 4
     weight_range: Range = "minmax"
+    damping: float = 0.2
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -59,6 +62,9 @@ class Gqsa(PruneToDensity):
             raise RecipeError(msg)
         if not 1 <= self.group <= _MOST_GROUP:
             msg = f"Pass '{self.name}': option 'group' is {self.group}, expected 1 to {_MOST_GROUP}."
+            raise RecipeError(msg)
+        if self.damping < 0:
+            msg = f"Pass '{self.name}': option 'damping' is {self.damping:g}, expected at least 0."
             raise RecipeError(msg)
 
     def pattern(self, layer: Layer) -> Pattern:
@@ -81,9 +87,9 @@ class Gqsa(PruneToDensity):
         return super()._reason(layer)
 
     def _prune(self, layer: Layer, statistics: LayerStatistics | None) -> str:
-        matrix = layer.matrix()
-        mask = self.project(layer, scores(self.score, matrix, statistics))
-        values, grids = self._solve(matrix, mask, statistics)
+        matrix, careful = layer.matrix(), _damped(statistics, self.damping)
+        mask = self.project(layer, scores(self.score, matrix, careful))
+        values, grids = self._solve(matrix, mask, careful)
         encoding = self._store(layer, values, grids, mask)
         return self._note(layer, encoding, matrix, mask, statistics)
 
@@ -124,6 +130,13 @@ class Gqsa(PruneToDensity):
         change, hessian = layer.matrix().astype(np.float64) - before, statistics.hessian
         whole = max(output_error(before.astype(np.float64), hessian), 1e-30)
         return f"{note}, output error {output_error(change, hessian) / whole:.2%} of the output's energy"
+
+
+def _damped(statistics: LayerStatistics | None, damping: float) -> LayerStatistics | None:
+    """The statistics with second moments to be trusted by so much less."""
+    if statistics is None or statistics.products is None:
+        return statistics
+    return replace(statistics, products=statistics.products + np.diag(damping * np.diag(statistics.products)))
 
 
 def imbalance(mask: Mask, group: int) -> float:
