@@ -3,8 +3,9 @@
 
 s_j = mean|x_j|^rho, normalized by the root of its greatest times its least, rho the best of 0, 1/20, ..., 19/20 by the
 squared error of the layers' outputs when W diag(s) is rounded to groups (Lin et al., "AWQ: Activation-aware Weight
-Quantization for LLM Compression and Acceleration", 2024). The error is computed from second moments of the input and
-summed over the layers that read it, where the paper runs the block around them. An exact rewrite (`scale_folds`).
+Quantization for LLM Compression and Acceleration", 2024). The error is computed from second moments of the input, as a
+share of each layer's output, and summed over the layers that read it, where the paper runs the block around them. An
+exact rewrite (`scale_folds`).
 """
 
 from collections.abc import Iterator
@@ -90,12 +91,13 @@ class Awq(Pass):
         ]
 
     def _error(self, fold: Fold, scales: Array, statistics: LayerStatistics, quant: Quant) -> float:
-        """Squared error of the readers' outputs if their weights are scaled, rounded, and scaled back."""
+        """Squared error of the readers' outputs, a share of each, if weights are scaled, rounded, and scaled back."""
         total = 0.0
         for layer in fold.readers:
             wide, matrix = scales.repeat(layer.taps), _some_rows(layer.matrix()).astype(np.float64)
             rounded = fit(matrix * wide, quant).rounded(matrix * wide) / wide
-            total += output_error(rounded - matrix, statistics.hessian)
+            whole = output_error(matrix, statistics.hessian)
+            total += output_error(rounded - matrix, statistics.hessian) / max(whole, 1e-30)
         return total
 
 
