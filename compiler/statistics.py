@@ -28,6 +28,7 @@ class LayerStatistics:
     """Sums over the input vectors of one layer.
 
     Attributes:
+        sums: float64 ``[in]``.
         squares: float64 ``[in]``, sum of squares.
         absolutes: float64 ``[in]``, sum of absolute values.
         peaks: float64 ``[in]``, greatest absolute value.
@@ -35,6 +36,7 @@ class LayerStatistics:
         rows: Number of input vectors.
     """
 
+    sums: Doubles
     squares: Doubles
     absolutes: Doubles
     peaks: Doubles
@@ -52,15 +54,22 @@ class LayerStatistics:
         assert self.products is not None, "collected without the Hessian"
         return np.asarray(self.products * (2 / max(1, self.rows)))
 
+    @property
+    def centred_hessian(self) -> Doubles:
+        """The Hessian of a layer whose bias follows, so that the mean of its output keeps: float64 ``[in, in]``."""
+        means = self.sums / max(1, self.rows)
+        return np.asarray(self.hessian - 2 * np.outer(means, means))
+
     @classmethod
     def empty(cls, inputs: int, hessian: bool) -> "LayerStatistics":
         """No input vector yet."""
-        zeros = [np.zeros(inputs) for _ in range(3)]
-        return cls(zeros[0], zeros[1], zeros[2], np.zeros((inputs, inputs)) if hessian else None)
+        zeros = [np.zeros(inputs) for _ in range(4)]
+        return cls(zeros[0], zeros[1], zeros[2], zeros[3], np.zeros((inputs, inputs)) if hessian else None)
 
     def add(self, vectors: Array) -> None:
         """Take in vectors, ``[rows, in]``."""
         magnitudes = np.abs(vectors)
+        self.sums += vectors.sum(axis=0, dtype=np.float64)
         self.squares += np.einsum("ri,ri->i", vectors, vectors, dtype=np.float64)
         self.absolutes += magnitudes.sum(axis=0, dtype=np.float64)
         np.maximum(self.peaks, magnitudes.max(axis=0), out=self.peaks)

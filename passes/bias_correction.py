@@ -19,7 +19,7 @@ from sparsec.compiler.layers import Layer, layer_name, layers
 from sparsec.compiler.pass_manager import Reporter, silent
 from sparsec.compiler.pattern import Array
 
-SAMPLES = 64
+SAMPLES = 128
 """At most this many samples are used; means need no more."""
 LEAST_OPSET = 18
 """The first opset whose ReduceMean takes its axes as an input."""
@@ -56,6 +56,11 @@ def correct_biases(
     for name in wanted:
         places[name].subtract(changed.graph, errors[name])
     return set(wanted)
+
+
+def has_bias(layer: Layer) -> bool:
+    """Whether a layer has a bias that `correct_biases` can correct, or a place for one."""
+    return _place(layer) is not None
 
 
 @dataclass(frozen=True, slots=True)

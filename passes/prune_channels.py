@@ -21,7 +21,7 @@ from sparsec.compiler.options import unknown
 from sparsec.compiler.pass_manager import LayerRecord, Pass, PassContext, PassResult
 from sparsec.compiler.pattern import Array
 from sparsec.compiler.statistics import LayerStatistics, collect
-from sparsec.passes.bias_correction import correct_biases
+from sparsec.passes.bias_correction import correct_biases, has_bias
 from sparsec.passes.channels.dead import dead_units, input_axis
 from sparsec.passes.channels.scores import UnitScore, columns_of, read_sites, sites_of, unit_scores
 from sparsec.passes.column_sweep import refit
@@ -41,14 +41,13 @@ class PruneChannels(Pass):
         kinds: What may go: convolution ``channels``, ``neurons`` between matrix products, attention ``heads``,
             ``head-channels`` (the same ones of each head's values).
         score: ``magnitude``, or with calibration data ``wanda``, ``hessian``; see `channels.scores`.
-        update: How what reads the remaining units makes up for the loss: ``none``, or ``refit``, the exact least
-            squares on calibration data.
+        update: How what reads the remaining units makes up for the loss: ``none``; ``bias``: the mean of what is lost
+            goes into biases; ``refit``: least squares on the columns that stay, biases included. Both need
+            calibration data.
         multiple: The channels kept are rounded up to a multiple of this.
         dead: Whether units that are 0 on all calibration data go, too; units that are 0 by their weights always go.
         only: Groups to work on, by name or glob of a layer that writes them; empty for all.
         ignore: Groups to leave alone, by name or glob of a layer that writes them.
-        correct_bias: Whether the mean error of each reader is taken out of its bias, where there is calibration data
-            (see `bias_correction`).
 
     Raises:
         RecipeError: If an option is out of range.
@@ -59,12 +58,11 @@ class PruneChannels(Pass):
     density: float = 0.75
     kinds: tuple[str, ...] = ("channels", "neurons", "heads")
     score: UnitScore = "magnitude"
-    update: Literal["none", "refit"] = "none"
+    update: Literal["none", "bias", "refit"] = "none"
     multiple: int = 4
     dead: bool = False
     only: tuple[str, ...] = ()
     ignore: tuple[str, ...] = ()
-    correct_bias: bool = True
 
     def __post_init__(self) -> None:
         if not 0 < self.density <= 1:
@@ -127,7 +125,7 @@ class PruneChannels(Pass):
             return {}
         assert context.calibration is not None
         context.calibration.check(model, LEAST_SAMPLES)
-        hessian = self.score == "hessian" or self.update != "none"
+        hessian = self.score == "hessian" or self.update == "refit"
         return collect(model, context.calibration, layers.values(), hessian=hessian, reporter=context.reporter)
 
     def _kept(self, couplings: Couplings, group: CoupledGroup, known: Mapping[str, LayerStatistics]) -> Array:
@@ -166,8 +164,7 @@ class PruneChannels(Pass):
             layer = find_layer(node)
             if isinstance(layer, Layer) and layer.name in known:
                 _refit(layer, before[node], groups, kept, known[layer.name])
-        if self.correct_bias and context.calibration is not None:
-            context.calibration.check(model)
+        if self.update != "none" and context.calibration is not None:
             correct_biases(
                 original, model, [layer_name(node) for node in readers], context.calibration, context.reporter
             )
@@ -209,7 +206,8 @@ def _refit(
         for site in sites_of(group, layer.weight) if layer.node in group.consumers else ():
             if site.axis == 1 - layer.axis:
                 mask[:, columns_of(layer, site.elements(group.size)[gone]).ravel()] = False
-    values = refit(matrix, statistics.hessian, mask).astype(np.float32)
+    hessian = statistics.centred_hessian if has_bias(layer) else statistics.hessian
+    values = refit(matrix, hessian, mask).astype(np.float32)
     layer.weight.const_value = ir.tensor(layer.restore(values), name=layer.weight.name)
 
 

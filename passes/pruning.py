@@ -15,7 +15,7 @@ from sparsec.compiler.layers import Layer, layer_name, matches
 from sparsec.compiler.pass_manager import LayerRecord, Pass, PassContext, PassResult
 from sparsec.compiler.pattern import Array, Block, Mask, Pattern
 from sparsec.compiler.statistics import LayerStatistics, collect
-from sparsec.passes.bias_correction import correct_biases
+from sparsec.passes.bias_correction import correct_biases, has_bias
 from sparsec.passes.column_sweep import MaskRule, output_error, refit, sweep
 from sparsec.passes.scores import Score, scores
 from sparsec.passes.selection import check_names, choose_layers
@@ -36,8 +36,8 @@ class PruneWeights(Pass):
         only: Layers to work on, by name or glob; empty for all.
         ignore: Layers to leave alone, by name or glob.
         min_weights: Smaller layers are left alone.
-        correct_bias: Whether the mean error of each layer is taken out of its bias, where there is calibration data
-            (see `bias_correction`).
+        correct_bias: Whether an update moves the layer's bias too, so that the mean of its output keeps (see
+            `bias_correction`).
 
     Raises:
         RecipeError: If an option is out of range.
@@ -88,8 +88,7 @@ class PruneWeights(Pass):
             records.append(LayerRecord(layer.name, self._prune(layer, known.get(layer.name))))
             context.reporter(self.name, number + 1, len(chosen))
         records += [LayerRecord(name, reason, skipped=True) for name, reason in reasons.items() if reason]
-        if self.correct_bias and context.calibration is not None and chosen:
-            context.calibration.check(model)
+        if self.correct_bias and self.update != "none" and context.calibration is not None and chosen:
             names = [layer_name(user) for layer in chosen for user, _ in layer.weight.uses()]
             correct_biases(original, model, names, context.calibration, context.reporter)
         return PassResult(model, bool(chosen), (*records, *skipped))
@@ -137,13 +136,29 @@ class PruneWeights(Pass):
         values = np.where(mask, matrix, np.float32(0))
         if statistics is not None and self.update != "none":
             values, mask = self._updated(layer, mask, statistics)
+        left = self._left(layer, values, mask, statistics)
         layer.weight.const_value = EncodedTensor(
             layer.weight.name, Encoding(pattern), layer.restore(mask), layer.axis, values=layer.restore(values)
         )
-        return f"{pattern} at density {mask.mean():.3f}, {_kept(matrix, values, mask, statistics)}"
+        return f"{pattern} at density {mask.mean():.3f}, {left}"
+
+    def _left(self, layer: Layer, values: Array, mask: Mask, statistics: LayerStatistics | None) -> str:
+        """What is left, in words: of the weights' energy, or of the layer's output where its input is known."""
+        matrix = layer.matrix().astype(np.float64)
+        if statistics is None or statistics.products is None:
+            return (
+                f"{np.square(matrix[mask]).sum() / max(np.square(matrix).sum(), 1e-30):.1%} of the weights' energy kept"
+            )
+        hessian = self._hessian(layer, statistics) if self.update != "none" else statistics.hessian
+        error, whole = output_error(matrix - values, hessian), output_error(matrix, hessian)
+        return f"output error {error / max(whole, 1e-30):.2%} of the output's energy"
+
+    def _hessian(self, layer: Layer, statistics: LayerStatistics) -> Array:
+        """Of the layer's output error; centred where the bias follows."""
+        return statistics.centred_hessian if self.correct_bias and has_bias(layer) else statistics.hessian
 
     def _updated(self, layer: Layer, mask: Mask, statistics: LayerStatistics) -> tuple[Array, Mask]:
-        matrix, hessian = layer.matrix(), statistics.hessian
+        matrix, hessian = layer.matrix(), self._hessian(layer, statistics)
         adaptive = self.rule(layer) if self.score == "hessian" else None
         if adaptive or self.update == "sweep":
             swept = sweep(matrix, hessian, adaptive or MaskRule.settled(mask))
@@ -211,13 +226,3 @@ def _density_of(text: str) -> float | None:
 def units(pattern: Pattern, mask: Mask) -> int:
     """How many units of a pattern a mask stores: blocks, or elements."""
     return int(pattern.blocks(mask).sum() if isinstance(pattern, Block) else mask.sum())
-
-
-def _kept(matrix: Array, values: Array, mask: Mask, statistics: LayerStatistics | None) -> str:
-    """What is left, in words: of the weights' energy, or of the layer's output where its input is known."""
-    if statistics is None or statistics.products is None:
-        energy = float(np.square(matrix[mask], dtype=np.float64).sum() / max(np.square(matrix).sum(), 1e-30))
-        return f"{energy:.1%} of the weights' energy kept"
-    error = output_error(matrix - values.astype(np.float64), statistics.hessian)
-    whole = output_error(matrix.astype(np.float64), statistics.hessian)
-    return f"output error {error / max(whole, 1e-30):.2%} of the output's energy"

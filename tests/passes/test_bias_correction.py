@@ -35,7 +35,7 @@ def _channel_means(kind, array):
 
 @pytest.mark.parametrize("kind", CASES)
 @pytest.mark.parametrize(
-    "step", [Quantize(), PruneBlocks(density=0.5, min_weights=1, spatial=True)], ids=lambda s: s.name
+    "step", [Quantize(), PruneBlocks(density=0.5, min_weights=1, spatial=True, update="refit")], ids=lambda s: s.name
 )
 def test_mean_of_every_channel_is_the_originals(kind, step, model_of, normal, calibration):
     model = _model(model_of, normal, kind)

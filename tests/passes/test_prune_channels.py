@@ -117,7 +117,7 @@ def test_measured_scores_keep_what_matters_on_the_samples(score, calibration, ru
     up[:, :16] *= 1e-3
     down[:16] *= 100
     model = _set(model, wu=up, wd=down)
-    options = {"density": 0.5, "correct_bias": False}
+    options = {"density": 0.5}
     measured = _prune(model, calibration(model, 32), score=score, **options)
     np.testing.assert_array_equal(_array(measured.model, "wd"), down[16:])
     assert not np.array_equal(_array(_prune(model, **options).model, "wd"), down[16:])
@@ -143,7 +143,7 @@ def test_refit_and_bias_correction_make_up_for_the_loss(calibration):
     inputs = calibration(model, 96).arrays["x"]
     samples, fresh = Calibration({"x": inputs[:64]}), inputs[64:]
     errors = []
-    for options in ({"correct_bias": False}, {}, {"update": "refit"}):
+    for options in ({}, {"update": "bias"}, {"update": "refit"}):
         changed = Oracle(_prune(model, samples, density=0.5, **options).model)
         pairs = [(Oracle(model).run({"x": x})["y"], changed.run({"x": x})["y"]) for x in fresh]
         errors.append(sum(float(np.square(want - got).sum()) for want, got in pairs))
@@ -161,7 +161,7 @@ def test_dead_units_go_without_any_change(calibration, run):
     by_weights = _prune(model, density=1.0, multiple=1)
     np.testing.assert_array_equal(_array(by_weights.model, "w1"), first[4:])
     assert _difference(run(model), run(by_weights.model)) < 1e-6
-    by_samples = _prune(model, calibration(model), density=1.0, multiple=1, dead=True, correct_bias=False)
+    by_samples = _prune(model, calibration(model), density=1.0, multiple=1, dead=True)
     np.testing.assert_array_equal(_array(by_samples.model, "w1"), first[5:])
     assert _difference(run(model), run(by_samples.model)) < 1e-6
     assert not _prune(by_samples.model, density=1.0, multiple=1).changed
