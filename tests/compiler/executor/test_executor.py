@@ -117,3 +117,26 @@ def test_decoder_parts_equal_onnxruntime(executor_of):
     found = executor_of(model).run_batch({"x": torch.tensor(x)})["y"].numpy()
     expected = np.stack([Oracle(model).run({"x": row})["y"] for row in x])
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "attributes", ["", "<group = 4, pads = [1,1,1,1]>", "<group = 4, strides = [2,2], pads = [0,0,1,1]>"]
+)
+def test_gradients_of_a_batch_of_convolutions(attributes, model_of, normal, executor_of):
+    shape = (4, 1, 3, 3) if "group" in attributes else (6, 4, 1, 1)
+    text = f"g (float[1,4,7,7] x) => (y) {{ y = Conv {attributes} (x, w, b) }}"
+    model = model_of(text, w=normal(*shape), b=normal(shape[0]))
+    executor = executor_of(model)
+    x = torch.tensor(normal(3, 1, 4, 7, 7, seed=2))
+    found = []
+    for batch in (True, False):
+        leaves = {name: executor.constant(name).clone().requires_grad_() for name in ("w", "b")}
+        given = x.clone().requires_grad_()
+        if batch:
+            y = executor.run_batch({"x": given}, (), leaves)["y"]
+        else:
+            y = torch.stack([executor.run({"x": row}, (), leaves)["y"] for row in given])
+        (y * torch.linspace(-1, 1, y.numel()).reshape(y.shape)).sum().backward()
+        found.append((y.detach(), given.grad, *(leaf.grad for leaf in leaves.values())))
+    for together, apart in zip(*found, strict=True):
+        torch.testing.assert_close(together, apart, rtol=1e-4, atol=1e-4)
