@@ -4,6 +4,10 @@
 For a weight seen as ``[out, in]`` an input vector is one token, or one patch of a convolution in the order of the
 weight's columns. Sums of squares, absolute values and peaks are what Wanda, RIA, AWQ and SmoothQuant need; the second
 moments are the Hessian of SparseGPT and GPTQ. Nothing but the sums is kept.
+
+Transformers give a few tokens, mostly the first, activations a thousand times as large as all others' (Sun et al.,
+"Massive Activations in Large Language Models", 2024). One such vector would decide a sum of squares by itself, so a
+vector counts with no more energy than `_LOUD` times what nine of ten vectors of its sample stay under.
 """
 
 from collections.abc import Iterable, Mapping
@@ -21,6 +25,9 @@ from sparsec.compiler.pass_manager import Reporter, silent
 from sparsec.compiler.pattern import Array
 
 Doubles = npt.NDArray[np.float64]
+_LOUD = 10.0
+_MOST = 0.9
+"""The share of a sample's vectors that says what is usual."""
 
 
 @dataclass(slots=True, eq=False)
@@ -67,15 +74,27 @@ class LayerStatistics:
         return cls(zeros[0], zeros[1], zeros[2], zeros[3], np.zeros((inputs, inputs)) if hessian else None)
 
     def add(self, vectors: Array) -> None:
-        """Take in vectors, ``[rows, in]``."""
-        magnitudes = np.abs(vectors)
+        """Take in the vectors of one sample, ``[rows, in]``; the peaks are those of the vectors as they are."""
+        np.maximum(self.peaks, np.abs(vectors).max(axis=0), out=self.peaks)
+        vectors = quietened(vectors)
         self.sums += vectors.sum(axis=0, dtype=np.float64)
         self.squares += np.einsum("ri,ri->i", vectors, vectors, dtype=np.float64)
-        self.absolutes += magnitudes.sum(axis=0, dtype=np.float64)
-        np.maximum(self.peaks, magnitudes.max(axis=0), out=self.peaks)
+        self.absolutes += np.abs(vectors).sum(axis=0, dtype=np.float64)
         if self.products is not None:
             self.products += vectors.T @ vectors
         self.rows += len(vectors)
+
+
+def quietened(vectors: Array) -> Array:
+    """Vectors ``[rows, in]``, the few that are far louder than the rest scaled down; the same array if there are none.
+
+    Where fewer than one in ten is not 0, nothing is usual, and all stay.
+    """
+    energy = np.einsum("ri,ri->r", vectors, vectors, dtype=np.float64)
+    most = _LOUD * np.quantile(energy, _MOST)
+    if most <= 0 or energy.max() <= most:
+        return vectors
+    return np.asarray(vectors * np.sqrt(most / np.maximum(energy, most))[:, None].astype(vectors.dtype))
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from sparsec.compiler.errors import DataError
 from sparsec.compiler.importers.onnx import load_onnx
 from sparsec.compiler.layers import layers
 from sparsec.compiler.oracle import Oracle
-from sparsec.compiler.statistics import _view, collect, input_vectors
+from sparsec.compiler.statistics import LayerStatistics, _view, collect, input_vectors, quietened
 
 RANDOM = np.random.RandomState(0)
 
@@ -76,3 +76,31 @@ def test_an_input_that_is_not_finite_is_an_error():
     model = model_of("g (float[5,6] x) => (float[5,7] y) { h = Exp(x) y = MatMul(h, w) }", w=normal(6, 7))
     with pytest.raises(DataError, match=r"Value 'h' is not finite on calibration sample 0\."):
         collect(model, Calibration({"x": np.full((3, 5, 6), 100, np.float32)}), layers(model))
+
+
+def test_one_loud_vector_counts_no_more_than_ten_of_the_usual():
+    vectors = normal(200, 6)
+    vectors[0] *= 1000
+    energy = np.square(quietened(vectors)).sum(axis=1)
+    usual = np.quantile(np.square(vectors).sum(axis=1), 0.9)
+    np.testing.assert_allclose(energy[0], 10 * usual, rtol=1e-5)
+    np.testing.assert_array_equal(quietened(vectors)[1:], vectors[1:])
+    known = LayerStatistics.empty(6, hessian=True)
+    known.add(vectors)
+    np.testing.assert_allclose(known.hessian.trace(), 2 / 200 * energy.sum(), rtol=1e-5)
+    np.testing.assert_array_equal(known.peaks, np.abs(vectors).max(axis=0))
+
+
+@pytest.mark.parametrize("loud", [30, 200])
+def test_vectors_that_are_loud_in_number_stay_as_they_are(loud):
+    vectors = normal(200, 6)
+    vectors[:loud] *= 1000
+    assert quietened(vectors) is vectors
+    vectors[loud:] = 0
+    assert quietened(vectors) is vectors
+
+
+def test_vectors_stay_where_most_are_zero():
+    vectors = normal(200, 6)
+    vectors[5:] = 0
+    assert quietened(vectors) is vectors
