@@ -18,6 +18,8 @@ from sparsec.compiler.statistics import Doubles
 
 DAMPING = 0.01
 """Share of the mean of the Hessian's diagonal that is added to the diagonal."""
+_LEAST = 1e-6
+"""The least such share where an input was 0 on all samples."""
 _BLOCK = 128
 """Columns after which the updates are handed on to the rest of the weight."""
 
@@ -73,18 +75,21 @@ class Swept:
     loss: float
 
 
-def damped(hessian: Doubles, damping: float = DAMPING) -> tuple[Doubles, Mask]:
-    """The Hessian made safe to invert, and which inputs are dead (always 0 on the samples), bool ``[in]``."""
-    dead = np.diag(hessian) <= 0
+def damped(hessian: Doubles, damping: float = DAMPING) -> Doubles:
+    """The Hessian made safe to invert.
+
+    An input that was 0 on all samples has but the damping: its weights count little, are worth what they are, and make
+    up for no others. Few samples do not prove that an input is dead.
+    """
     safe = hessian.copy()
-    safe[dead, dead] = 1.0
-    safe[np.diag_indices_from(safe)] += damping * max(float(np.diag(hessian).mean()), 1e-12)
-    return safe, dead
+    share = damping if (np.diag(hessian) > 0).all() else max(damping, _LEAST)
+    safe[np.diag_indices_from(safe)] += share * max(float(np.diag(hessian).mean()), 1e-12)
+    return safe
 
 
 def inverse_diagonal(hessian: Doubles) -> Doubles:
     """Diagonal of the damped Hessian's inverse, float64 ``[in]``."""
-    return np.ascontiguousarray(np.diag(np.linalg.inv(damped(hessian)[0])))
+    return np.ascontiguousarray(np.diag(np.linalg.inv(damped(hessian))))
 
 
 def sweep(
@@ -99,13 +104,12 @@ def sweep(
     Args:
         weights: ``[out, in]``.
         hessian: ``(2 / rows) X X^T``, float64 ``[in, in]``.
-        rule: Which elements become zero; None keeps all. Columns of dead inputs become zero without it.
+        rule: Which elements become zero; None keeps all.
         quantizer: Rounds what stays; None keeps it as it is.
         damping: Share of the mean diagonal that is added to the diagonal.
     """
-    safe, dead = damped(hessian, damping)
-    upper = np.ascontiguousarray(np.linalg.cholesky(np.linalg.inv(safe)).T)
-    return _Sweep(weights.astype(np.float64) * ~dead, upper, rule, quantizer).run()
+    upper = np.ascontiguousarray(np.linalg.cholesky(np.linalg.inv(damped(hessian, damping))).T)
+    return _Sweep(weights.astype(np.float64), upper, rule, quantizer).run()
 
 
 class _Sweep:
@@ -172,7 +176,7 @@ def refit(weights: Array, hessian: Doubles, mask: Mask, damping: float = DAMPING
     Returns:
         float64 ``[out, in]``.
     """
-    safe, _ = damped(hessian, damping)
+    safe = damped(hessian, damping)
     wanted = weights.astype(np.float64)
     products = wanted @ safe
     found = np.zeros_like(wanted)

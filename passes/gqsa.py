@@ -20,11 +20,13 @@ from sparsec.compiler.statistics import LayerStatistics
 from sparsec.passes.column_sweep import MaskRule, output_error, refit, sweep
 from sparsec.passes.pruning import PruneToDensity, Update
 from sparsec.passes.scores import Score, scores
-from sparsec.passes.weight_grids import GridQuantizer, Grids, Range, encode, fit, rounding_hessian
+from sparsec.passes.weight_grids import GridQuantizer, Grids, Range, encode, fit
 
 FLOAT_BITS = 16
 """So many bits mean no quantization: groups are pruned and stay float32."""
 _MOST_GROUP = 4096
+_TINY = 1e-30
+"""Lifts the scores of what is left over those of what is gone."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ class Gqsa(PruneToDensity):
         bits: Of the weights that stay, 2 to 8 (asymmetric); 16 leaves them in float32.
         weight_range: ``minmax``, ``percentile`` or ``mse``; see `weight_grids`.
         score: Of a group: the sum over its weights; see `scores`.
+        rounds: Groups go in so many equal parts; before each, the weights that are left are swept and scored anew.
         update: ``none``: round to the nearest; ``sweep``: column by column; ``refit``: least squares on the mask
             first, then the sweep.
         damping: Share of each input's mean square that is added to it in the Hessian. Groups go all at once, so that an
@@ -54,6 +57,7 @@ class Gqsa(PruneToDensity):
     bits: int = 4
     weight_range: Range = "minmax"
     damping: float = 0.2
+    rounds: int = 4
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -62,6 +66,9 @@ class Gqsa(PruneToDensity):
             raise RecipeError(msg)
         if not 1 <= self.group <= _MOST_GROUP:
             msg = f"Pass '{self.name}': option 'group' is {self.group}, expected 1 to {_MOST_GROUP}."
+            raise RecipeError(msg)
+        if self.rounds < 1:
+            msg = f"Pass '{self.name}': option 'rounds' is {self.rounds}, expected at least 1."
             raise RecipeError(msg)
         if self.damping < 0:
             msg = f"Pass '{self.name}': option 'damping' is {self.damping:g}, expected at least 0."
@@ -88,10 +95,23 @@ class Gqsa(PruneToDensity):
 
     def _prune(self, layer: Layer, statistics: LayerStatistics | None) -> str:
         matrix, careful = layer.matrix(), _damped(statistics, self.damping)
-        mask = self.project(layer, scores(self.score, matrix, careful))
+        mask = self._mask(layer, matrix, careful)
         values, grids = self._solve(matrix, mask, careful)
         encoding = self._store(layer, values, grids, mask)
         return self._note(layer, encoding, matrix, mask, statistics)
+
+    def _mask(self, layer: Layer, matrix: Array, statistics: LayerStatistics | None) -> Mask:
+        """The groups that stay, chosen in rounds; all at once where nothing makes up for those that go."""
+        share = self.share(layer)
+        rounds = self.rounds if statistics is not None and self.update != "none" and share < 1 else 1
+        mask, values = np.ones(matrix.shape, bool), matrix
+        for left in range(rounds - 1, -1, -1):
+            part = replace(self, density=share + (1 - share) * left / rounds, densities=())
+            mask = part.project(layer, np.where(mask, scores(self.score, values, statistics) + _TINY, 0.0))
+            if left:
+                assert statistics is not None
+                values = sweep(matrix, statistics.hessian, MaskRule.settled(mask)).values
+        return mask
 
     def _solve(self, matrix: Array, mask: Mask, statistics: LayerStatistics | None) -> tuple[Array, Grids | None]:
         """The values on the mask, and their grids; None for float32."""
@@ -99,7 +119,7 @@ class Gqsa(PruneToDensity):
         if statistics is None or self.update == "none":
             kept = np.where(mask, matrix, 0.0)
             return kept, fit(kept, quant, mask, self.weight_range) if quant else None
-        hessian = rounding_hessian(statistics.hessian)
+        hessian = statistics.hessian
         start = refit(matrix, hessian, mask) if self.update == "refit" else matrix
         if quant is None:
             swept = start if self.update == "refit" else sweep(start, hessian, MaskRule.settled(mask)).values

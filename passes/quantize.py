@@ -26,7 +26,7 @@ from sparsec.passes.column_sweep import MaskRule, output_error, sweep
 from sparsec.passes.quantize_activations import quantize_value
 from sparsec.passes.ranges import CHOICES
 from sparsec.passes.selection import choose_layers
-from sparsec.passes.weight_grids import GridQuantizer, Range, encode, fit, rounding_hessian
+from sparsec.passes.weight_grids import GridQuantizer, Range, encode, fit
 
 _LEAST_OPSET = 13
 _MOST_GROUP = 4096
@@ -145,7 +145,7 @@ class Quantize(Pass):
             encoding = encode(layer, fit(before, quant, mask, self.weight_range), before, pattern, mask)
             return LayerRecord(layer.name, str(encoding) + self._cost(layer))
         quantizer = GridQuantizer(quant, self.weight_range)
-        swept = sweep(before, rounding_hessian(statistics.hessian), MaskRule.settled(mask), quantizer)
+        swept = sweep(before, statistics.hessian, MaskRule.settled(mask), quantizer)
         encoding = encode(layer, quantizer.grids, swept.values, pattern, mask)
         error, whole = (output_error(array, statistics.hessian) for array in (layer.matrix() - before, before))
         return LayerRecord(

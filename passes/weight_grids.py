@@ -136,19 +136,6 @@ class GridQuantizer:
 _WHOLE_ROW = 1 << 30
 
 
-def rounding_hessian(hessian: Doubles) -> Doubles:
-    """The Hessian with a mean entry for each input that was 0 on all samples.
-
-    A column sweep drops the weights of dead inputs; rounded like the others they do no harm where the samples were
-    few and the input lives after all.
-    """
-    diagonal = np.diag(hessian)
-    dead = diagonal <= 0
-    revived = hessian.copy()
-    revived[dead, dead] = diagonal[~dead].mean() if not dead.all() else 1.0
-    return revived
-
-
 def _runs(matrix: Array, group: int) -> Array:
     """``[out, groups, group]``, the last group filled up with zeros, which every grid holds."""
     padded = np.pad(matrix, ((0, 0), (0, -matrix.shape[1] % group)))

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from sparsec.compiler.pattern import NM, Unstructured
-from sparsec.passes.column_sweep import MaskRule, damped, inverse_diagonal, output_error, refit, sweep
+from sparsec.passes.column_sweep import MaskRule, inverse_diagonal, output_error, refit, sweep
 
 IDENTITY = 2 * np.eye(24)
 
@@ -104,11 +104,19 @@ def test_refit_on_a_full_mask_changes_nothing():
     np.testing.assert_allclose(refit(weights, hessian, np.ones((5, 12), bool)), weights, rtol=1e-9)
 
 
-def test_dead_inputs_lose_their_weights_and_break_nothing():
+def test_weights_of_inputs_that_no_sample_had_stay():
     weights, (_, hessian) = normal(5, 12), correlated(12)
     hessian[3] = hessian[:, 3] = 0
-    assert damped(hessian)[1].tolist() == [index == 3 for index in range(12)]
     assert np.isfinite(inverse_diagonal(hessian)).all()
-    swept = sweep(weights, hessian)
-    assert not swept.values[:, 3].any()
-    np.testing.assert_allclose(np.delete(swept.values, 3, axis=1), np.delete(weights, 3, axis=1), atol=1e-9)
+    np.testing.assert_allclose(sweep(weights, hessian, damping=0.0).values, weights, atol=1e-9)
+    mask = np.ones((5, 12), bool)
+    mask[:, 7], mask[2, 3] = False, False
+    for values in (sweep(weights, hessian, MaskRule.settled(mask)).values, refit(weights, hessian, mask)):
+        np.testing.assert_allclose(values[:, 3], np.where(mask[:, 3], weights[:, 3], 0), atol=1e-9)
+
+
+def test_weights_of_inputs_that_no_sample_had_count_least():
+    hessian = correlated(12)[1]
+    hessian[3] = hessian[:, 3] = 0
+    worth = 1 / inverse_diagonal(hessian)
+    assert 0 < worth[3] == worth.min()

@@ -93,7 +93,7 @@ def test_sixteen_bits_are_group_pruning(chain, compress):
     prune = (
         f"prune-blocks{{rows=1 cols={GROUP} density=0.5 score=hessian update=sweep min_weights=1 correct_bias=false}}"
     )
-    want, got = compress(chain, parse_pass(prune)), compress(chain, bits=16, damping=0.0)
+    want, got = compress(chain, parse_pass(prune)), compress(chain, bits=16, damping=0.0, rounds=1)
     for one, other in zip(layers(want.model), layers(got.model), strict=True):
         assert one.encoded.encoding == other.encoded.encoding
         np.testing.assert_array_equal(one.mask, other.mask)
@@ -104,7 +104,7 @@ def test_least_important_groups_go(chain, compress, data):
     (first, _) = layers(chain)
     known = collect(chain, data, [first], hessian=True)[first.name]
     sums = scores("hessian", first.matrix(), known).reshape(32, -1, GROUP).sum(axis=-1)
-    kept = Block(1, GROUP).blocks(next(layers(compress(chain, damping=0.0).model)).encoded.mask.T)
+    kept = Block(1, GROUP).blocks(next(layers(compress(chain, damping=0.0, rounds=1).model)).encoded.mask.T)
     assert sums[kept].min() >= sums[~kept].max()
 
 
@@ -117,6 +117,17 @@ def test_each_update_errs_less_on_the_first_layers_output(bits, chain, compress,
         after = next(layers(compress(chain, bits=bits, update=update, damping=0.01).model)).matrix()
         errors.append(output_error(after.astype(np.float64) - first.matrix(), hessian))
     assert errors[2] < errors[1] < errors[0]
+
+
+def test_rounds_err_less_at_the_same_density(chain, compress, data):
+    (_, second) = layers(chain)
+    hessian = collect(chain, data, [second], hessian=True)[second.name].hessian
+    errors = []
+    for rounds in (1, 4):
+        (_, after) = layers(compress(chain, bits=16, update="refit", rounds=rounds).model)
+        assert after.mask.mean() == 0.5
+        errors.append(output_error(after.matrix().astype(np.float64) - second.matrix(), hessian))
+    assert errors[1] < errors[0]
 
 
 def test_damping_keeps_a_loud_input_that_others_resemble(model_of, normal):
@@ -195,6 +206,7 @@ def test_calibration_must_be_given_and_long_enough(chain, data):
 BAD = {
     "bits=9": "Pass 'gqsa': option 'bits' is 9, expected 2 to 8, or 16 for float32.",
     "group=0": "Pass 'gqsa': option 'group' is 0, expected 1 to 4096.",
+    "rounds=0": "Pass 'gqsa': option 'rounds' is 0, expected at least 1.",
     "damping=-1": "Pass 'gqsa': option 'damping' is -1, expected at least 0.",
     "density=0": "Pass 'gqsa': option 'density' is 0, expected more than 0 and at most 1.",
 }
