@@ -7,7 +7,7 @@ moments are the Hessian of SparseGPT and GPTQ. Nothing but the sums is kept.
 
 Transformers give a few tokens, mostly the first, activations a thousand times as large as all others' (Sun et al.,
 "Massive Activations in Large Language Models", 2024). One such vector would decide a sum of squares by itself, so a
-vector counts with no more energy than `_LOUD` times what nine of ten vectors of its sample stay under.
+vector counts with no more energy than `LOUD` times what nine of ten vectors of its sample stay under.
 """
 
 from collections.abc import Iterable, Mapping
@@ -25,8 +25,9 @@ from sparsec.compiler.pass_manager import Reporter, silent
 from sparsec.compiler.pattern import Array
 
 Doubles = npt.NDArray[np.float64]
-_LOUD = 10.0
-_MOST = 0.9
+LOUD = 10.0
+"""So many times the usual energy is the most that a vector counts with."""
+MOST = 0.9
 """The share of a sample's vectors that says what is usual."""
 
 
@@ -91,7 +92,7 @@ def quietened(vectors: Array) -> Array:
     Where fewer than one in ten is not 0, nothing is usual, and all stay.
     """
     energy = np.einsum("ri,ri->r", vectors, vectors, dtype=np.float64)
-    most = _LOUD * np.quantile(energy, _MOST)
+    most = LOUD * np.quantile(energy, MOST)
     if most <= 0 or energy.max() <= most:
         return vectors
     return np.asarray(vectors * np.sqrt(most / np.maximum(energy, most))[:, None].astype(vectors.dtype))

@@ -8,13 +8,30 @@ import torch
 from torch import Tensor
 
 from sparsec.compiler.graph import constant_of, source_of
+from sparsec.compiler.statistics import LOUD, MOST
 
 _LINEAR = ("Gemm", "MatMul")
+_TOKENS = 4
+"""Axes of a batch of samples with tokens."""
 
 
 def squared(found: Tensor, wanted: Tensor) -> Tensor:
-    """Mean squared error over the teacher's variance: 1 is as bad as its mean, 0 is equal."""
-    return torch.mean((found - wanted) ** 2) / (wanted.var(correction=0) + 1e-8)
+    """Mean squared error over the teacher's variance: 1 is as bad as its mean, 0 is equal.
+
+    Of tokens, ``[samples, 1, tokens, width]``, a few have activations a thousand times as large as all others' (Sun et
+    al., "Massive Activations in Large Language Models", 2024); they count no more than `compiler.statistics` lets them.
+    """
+    counts = _counts(wanted) if wanted.dim() == _TOKENS else torch.ones(())
+    middle = (counts * wanted).mean() / counts.mean()
+    variance = (counts * (wanted - middle) ** 2).mean()
+    return torch.mean(counts * (found - wanted) ** 2) / (variance + 1e-8)
+
+
+def _counts(wanted: Tensor) -> Tensor:
+    """What each token counts, ``[samples, 1, tokens, 1]``: 1, or less where it is far louder than the others."""
+    energy = wanted.square().sum(-1, keepdim=True)
+    most = LOUD * energy.quantile(MOST, dim=-2, keepdim=True)
+    return torch.where((energy > most) & (most > 0), most / energy.clamp_min(1e-30), torch.ones(()))
 
 
 def divergence(found: Tensor, wanted: Tensor, probabilities: bool) -> Tensor:

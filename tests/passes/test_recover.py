@@ -351,3 +351,17 @@ PassManager([parse_pass("prune-blocks"), parse_pass("recover")]).run(model.build
         "Pass 'recover' needs torch, which is not installed. Install 'sparsec[torch]'. Ran before it: prune-blocks."
     )
     assert found.stderr.strip().splitlines()[-1].endswith(wanted)
+
+
+def test_one_loud_token_does_not_decide_the_error():
+    from sparsec.passes.recover_losses import squared
+
+    wanted = torch.randn(2, 1, 64, 8, generator=torch.Generator().manual_seed(3))
+    found = wanted + 0.1 * torch.randn(wanted.shape, generator=torch.Generator().manual_seed(4))
+    usual = squared(found, wanted)
+    assert usual == pytest.approx(0.01, rel=0.2)
+    loud, spoilt = wanted.clone(), found.clone()
+    loud[:, :, 0] *= 1000
+    spoilt[:, :, 0] = loud[:, :, 0]
+    assert squared(spoilt, loud) == pytest.approx(float(usual), rel=0.25)
+    torch.testing.assert_close(squared(found.flatten(1), wanted.flatten(1)), usual, rtol=1e-4, atol=0)
