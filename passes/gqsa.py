@@ -95,7 +95,7 @@ class Gqsa(PruneToDensity):
 
     def _prune(self, layer: Layer, statistics: LayerStatistics | None) -> str:
         matrix, careful = layer.matrix(), _damped(statistics, self.damping)
-        mask = self._mask(layer, matrix, careful)
+        mask = self._chosen(layer, careful) if self.update == "greedy" else self._mask(layer, matrix, careful)
         values, grids = self._solve(matrix, mask, careful)
         encoding = self._store(layer, values, grids, mask)
         return self._note(layer, encoding, matrix, mask, statistics)
@@ -120,9 +120,10 @@ class Gqsa(PruneToDensity):
             kept = np.where(mask, matrix, 0.0)
             return kept, fit(kept, quant, mask, self.weight_range) if quant else None
         hessian = statistics.hessian
-        start = refit(matrix, hessian, mask) if self.update == "refit" else matrix
+        start = refit(matrix, hessian, mask) if self.update in ("refit", "greedy") else matrix
         if quant is None:
-            swept = start if self.update == "refit" else sweep(start, hessian, MaskRule.settled(mask)).values
+            refitted = self.update in ("refit", "greedy")
+            swept = start if refitted else sweep(start, hessian, MaskRule.settled(mask)).values
             return swept, None
         quantizer = GridQuantizer(quant, self.weight_range)
         return sweep(start, hessian, MaskRule.settled(mask), quantizer).values, quantizer.grids

@@ -7,6 +7,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+from sparsec.compiler.errors import RecipeError
 from sparsec.compiler.layers import Layer
 from sparsec.compiler.pattern import NM
 from sparsec.passes.column_sweep import MaskRule
@@ -33,6 +34,11 @@ class PruneNM(PruneWeights):
 
     def __post_init__(self) -> None:
         NM(self.n, self.m, self.width)
+        if self.update == "greedy":
+            msg = (
+                f"Pass '{self.name}': option 'update' is 'greedy', which knows no runs of m; expected none, sweep, refit."
+            )
+            raise RecipeError(msg)
 
     def pattern(self, layer: Layer) -> NM:
         """See the class."""

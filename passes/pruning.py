@@ -17,10 +17,11 @@ from sparsec.compiler.pattern import Array, Block, Mask, Pattern
 from sparsec.compiler.statistics import LayerStatistics, collect
 from sparsec.passes.bias_correction import correct_biases, has_bias
 from sparsec.passes.column_sweep import MaskRule, output_error, refit, sweep
+from sparsec.passes.greedy_blocks import greedy_mask
 from sparsec.passes.scores import Score, scores
 from sparsec.passes.selection import check_names, choose_layers
 
-Update = Literal["none", "sweep", "refit"]
+Update = Literal["none", "sweep", "refit", "greedy"]
 LEAST_SAMPLES = 8
 
 
@@ -32,7 +33,9 @@ class PruneWeights(Pass):
         score: ``magnitude``, or with calibration data ``wanda``, ``ria``, ``hessian``; see `scores`.
         update: How the surviving weights make up for what is lost: ``none``; ``sweep``, column by column as
             SparseGPT does, which also chooses the mask on the way where the pattern allows; ``refit``, the exact
-            least squares on the mask that the sweep or the score has chosen. Both need calibration data.
+            least squares on the mask that the sweep or the score has chosen; ``greedy``, units go one after the other,
+            each time the one that is missed least once the others have made up for it (see `greedy_blocks`), whatever
+            the score, then ``refit``. All need calibration data.
         only: Layers to work on, by name or glob; empty for all.
         ignore: Layers to leave alone, by name or glob.
         min_weights: Smaller layers are left alone.
@@ -130,9 +133,23 @@ class PruneWeights(Pass):
         wanted = self.project(layer, np.ones(layer.matrix().shape))
         return units(pattern, encoded.matrix(encoded.mask)) <= units(pattern, wanted)
 
+    @property
+    def competition(self) -> str:
+        """Where units compete: in the ``layer``, or in each ``row`` of them."""
+        return "layer"
+
+    def _chosen(self, layer: Layer, statistics: LayerStatistics | None) -> Mask:
+        """The mask by the layer's scores, or unit by unit."""
+        if self.update != "greedy" or statistics is None:
+            return self.project(layer, scores(self.score, layer.matrix(), statistics))
+        pattern = self.pattern(layer)
+        block = pattern if isinstance(pattern, Block) else Block(1, 1)
+        hessian = self._hessian(layer, statistics)
+        return greedy_mask(layer.matrix(), hessian, block, self.share(layer), self.competition)
+
     def _prune(self, layer: Layer, statistics: LayerStatistics | None) -> str:
         matrix, pattern = layer.matrix(), self.pattern(layer)
-        mask = self.project(layer, scores(self.score, matrix, statistics))
+        mask = self._chosen(layer, statistics)
         values = np.where(mask, matrix, np.float32(0))
         if statistics is not None and self.update != "none":
             values, mask = self._updated(layer, mask, statistics)
@@ -159,11 +176,11 @@ class PruneWeights(Pass):
 
     def _updated(self, layer: Layer, mask: Mask, statistics: LayerStatistics) -> tuple[Array, Mask]:
         matrix, hessian = layer.matrix(), self._hessian(layer, statistics)
-        adaptive = self.rule(layer) if self.score == "hessian" else None
+        adaptive = self.rule(layer) if self.score == "hessian" and self.update != "greedy" else None
         if adaptive or self.update == "sweep":
             swept = sweep(matrix, hessian, adaptive or MaskRule.settled(mask))
             values, mask = swept.values, swept.mask
-        if self.update == "refit":
+        if self.update in ("refit", "greedy"):
             values = refit(matrix, hessian, mask)
         return values.astype(np.float32), mask
 
@@ -199,6 +216,11 @@ class PruneToDensity(PruneWeights):
     def by_layer(self) -> Mapping[str, float]:
         """Densities of single layers, by name or glob."""
         return {text.rpartition("=")[0]: _density_of(text) or 1.0 for text in self.densities}
+
+    @property
+    def competition(self) -> str:
+        """See the class."""
+        return self.scope
 
     def project(self, layer: Layer, found: Array) -> Mask:
         """The mask that keeps a layer's highest scores ``[out, in]``, within the scope."""

@@ -175,8 +175,8 @@ BAD = {
     "prune-kernels{density=1.01}": "Pass 'prune-kernels': option 'density' is 1.01, expected more than 0 and at most "
     "1.",
     "prune-kernels{rows=0}": "Pattern 'block(0x1)': expected sides of at least 1.",
-    "prune-nm{update=all}": "Pass 'prune-nm', option 'update': Unknown value 'all'; expected one of: none, refit, "
-    "sweep.",
+    "prune-nm{update=all}": "Pass 'prune-nm', option 'update': Unknown value 'all'; expected one of: greedy, none, "
+    "refit, sweep.",
 }
 
 
