@@ -35,9 +35,7 @@ class PruneNM(PruneWeights):
     def __post_init__(self) -> None:
         NM(self.n, self.m, self.width)
         if self.update == "greedy":
-            msg = (
-                f"Pass '{self.name}': option 'update' is 'greedy', which knows no runs of m; expected none, sweep, refit."
-            )
+            msg = f"Pass '{self.name}': option 'update' is 'greedy', which knows no runs; expected none, sweep, refit."
             raise RecipeError(msg)
 
     def pattern(self, layer: Layer) -> NM:

@@ -101,5 +101,5 @@ def test_runs_of_m_are_refused():
     with pytest.raises(RecipeError) as caught:
         parse_pass("prune-nm{update=greedy}")
     assert str(caught.value) == (
-        "Pass 'prune-nm': option 'update' is 'greedy', which knows no runs of m; expected none, sweep, refit."
+        "Pass 'prune-nm': option 'update' is 'greedy', which knows no runs; expected none, sweep, refit."
     )
