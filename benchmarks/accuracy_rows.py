@@ -40,8 +40,8 @@ _KEPT = {
     5.0.conv_pw=0.89 5.0.conv_pwl=0.69 5.1.conv_pw=0.32 5.1.conv_pwl=0.29 5.2.conv_pw=0.29 5.2.conv_pwl=0.28
     5.3.conv_pw=0.39 5.3.conv_pwl=0.30 6.0.conv_pw=0.76 6.0.conv_pwl=0.60 conv_head=0.63""",
 }
-"""Densities of EfficientNet-Lite0's pointwise convolutions that make the key's share of all their weights: for a weight,
-the logarithm of the divergence that each causes alone at density 0.5, over 5, moved until the share is met."""
+"""Densities of EfficientNet-Lite0's pointwise convolutions that make the key's share of all their weights: the
+logarithm of the divergence that each causes alone at density 0.5, a weight, over 5, moved until the share is met."""
 
 
 def _densities(share: float) -> str:
