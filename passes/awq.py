@@ -5,7 +5,7 @@ s_j = mean|x_j|^rho, normalized by the root of its greatest times its least, rho
 squared error of the layers' outputs when W diag(s) is rounded to groups (Lin et al., "AWQ: Activation-aware Weight
 Quantization for LLM Compression and Acceleration", 2024). The error is computed from second moments of the input, as a
 share of each layer's output, and summed over the layers that read it, where the paper runs the block around them. An
-exact rewrite (`scale_folds`).
+exact rewrite (`folds.scale_folds`).
 """
 
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ from sparsec.compiler.pass_manager import LayerRecord, Pass, PassContext, PassRe
 from sparsec.compiler.pattern import Array
 from sparsec.compiler.statistics import LayerStatistics, collect
 from sparsec.passes.column_sweep import output_error
-from sparsec.passes.scale_folds import Fold, find_folds
+from sparsec.passes.folds.scale_folds import Fold, find_folds
 from sparsec.passes.weight_grids import fit
 
 _STEPS = 20

@@ -2,8 +2,8 @@
 """recover: trains what compression has left of a model to do again what the original did. No labels.
 
 The teacher is the model before the first pass that lost anything, the data are the calibration samples. Masks stay as
-they are, and with ``train: scales`` the codes too. ``reconstruct`` goes block by block (see `recover_reconstruct`),
-``distill`` trains end to end (see `recover_distill`). `docs/recovery.md` says which to choose. torch is imported when
+they are, and with ``train: scales`` the codes too. ``reconstruct`` goes block by block (see `recovery.reconstruct`),
+``distill`` trains end to end (see `recovery.distill`). `docs/recovery.md` says which to choose. torch is imported when
 the pass runs.
 """
 
@@ -73,8 +73,8 @@ class Recover(Pass):
         assert context.calibration is not None
         context.calibration.check(model, self.min_samples)
         _require_torch()
-        from sparsec.passes.recover_roles import find_trainables
-        from sparsec.passes.recover_training import DivergedError
+        from sparsec.passes.recovery.roles import find_trainables
+        from sparsec.passes.recovery.training import DivergedError
 
         trainables = find_trainables(model, self.train, self.ignore)
         if not trainables:
@@ -92,15 +92,15 @@ class Recover(Pass):
         return f"Choose a lower 'lr' than {self._schedule(0).lr:g}."
 
     def _schedule(self, seed: int) -> Any:
-        from sparsec.passes.recover_training import Schedule
+        from sparsec.passes.recovery.training import Schedule
 
         epochs, rate = self.epochs or _EPOCHS[self.method], self.lr or _RATES[self.method]
         return Schedule(epochs, rate, self.batch, self.patience, seed)
 
     def _train(self, models: Any, trainables: Any, context: PassContext) -> tuple[LayerRecord, ...]:
-        from sparsec.passes import recover_data
-        from sparsec.passes.recover_distill import distill
-        from sparsec.passes.recover_reconstruct import reconstruct
+        from sparsec.passes.recovery import data as recover_data
+        from sparsec.passes.recovery.distill import distill
+        from sparsec.passes.recovery.reconstruct import reconstruct
 
         assert context.calibration is not None
         schedule = self._schedule(context.seed)

@@ -2,7 +2,8 @@
 """smooth-quant: move outliers of activations into weights, channel by channel, before both are quantized.
 
 s_j = max|x_j|^alpha / max|W_:j|^(1 - alpha), the maximum taken over all layers that read x (Xiao et al., "SmoothQuant:
-Accurate and Efficient Post-Training Quantization for Large Language Models", 2023). An exact rewrite (`scale_folds`).
+Accurate and Efficient Post-Training Quantization for Large Language Models", 2023). An exact rewrite, see
+`folds.scale_folds`.
 """
 
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from sparsec.compiler.errors import RecipeError
 from sparsec.compiler.pass_manager import Pass, PassContext, PassResult
 from sparsec.compiler.pattern import Array
 from sparsec.compiler.statistics import LayerStatistics, collect
-from sparsec.passes.scale_folds import Fold, find_folds
+from sparsec.passes.folds.scale_folds import Fold, find_folds
 
 _LEAST = 1e-5
 """Peaks are taken to be at least this."""

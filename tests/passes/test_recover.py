@@ -162,7 +162,7 @@ def test_onnxruntime_agrees_with_what_was_trained(name, original):
 
 @pytest.mark.parametrize("form", ["int4(group8)", "int4(group8,asymmetric)", "int3(channel)", "int8(tensor)"])
 def test_every_quantization_is_put_back_as_it_was(form, model_of, normal, calibration):
-    from sparsec.passes.recover_roles import find_trainables
+    from sparsec.passes.recovery.roles import find_trainables
 
     model = model_of("g (float[1,20] x) => (float[1,12] y) { y = MatMul (x, w) }", w=normal(20, 12))
     encoded = _quantized(form, normal(20, 12))
@@ -214,7 +214,7 @@ def test_never_worse_on_validation_and_stops_early(original):
 
 
 def test_early_stop_ends_training():
-    from sparsec.passes.recover_training import Progress, Schedule, fit
+    from sparsec.passes.recovery.training import Progress, Schedule, fit
 
     leaf, losses = torch.zeros(1, requires_grad=True), iter([1.0, 0.5, 0.7, 0.6, 0.4])
     told = []
@@ -253,7 +253,7 @@ BLOCKS = {
 
 @pytest.mark.parametrize("name", BLOCKS)
 def test_cuts_are_where_all_flows_through_but_inputs(name, model_of, normal):
-    from sparsec.passes.recover_cuts import cut_into_blocks
+    from sparsec.passes.recovery.cuts import cut_into_blocks
 
     body, expected = BLOCKS[name]
     text = f"g (float[1,4,5,5] x) => (float[1,4,5,5] y) {{ {body} }}"
@@ -263,7 +263,7 @@ def test_cuts_are_where_all_flows_through_but_inputs(name, model_of, normal):
 
 
 def test_wide_middle_of_a_block_is_no_cut(original):
-    from sparsec.passes.recover_cuts import cut_into_blocks
+    from sparsec.passes.recovery.cuts import cut_into_blocks
 
     graph = original("tiny-cnn").graph
     ends = [piece.ends[0] for piece in cut_into_blocks(graph, graph)]
@@ -354,7 +354,7 @@ PassManager([parse_pass("prune-blocks"), parse_pass("recover")]).run(model.build
 
 
 def test_one_loud_token_does_not_decide_the_error():
-    from sparsec.passes.recover_losses import squared
+    from sparsec.passes.recovery.losses import squared
 
     wanted = torch.randn(2, 1, 64, 8, generator=torch.Generator().manual_seed(3))
     found = wanted + 0.1 * torch.randn(wanted.shape, generator=torch.Generator().manual_seed(4))

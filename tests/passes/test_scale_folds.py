@@ -18,9 +18,9 @@ from sparsec.compiler.registry import parse_pass
 from sparsec.compiler.statistics import collect
 from sparsec.models.catalog import find
 from sparsec.passes.awq import Awq
+from sparsec.passes.folds.scale_folds import find_folds
 from sparsec.passes.prune_blocks import PruneBlocks
 from sparsec.passes.quantize import Quantize
-from sparsec.passes.scale_folds import find_folds
 from sparsec.passes.smooth_quant import SmoothQuant, smooth
 
 STEPS = (SmoothQuant(), Awq(group=4))

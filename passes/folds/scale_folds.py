@@ -17,7 +17,7 @@ from sparsec.compiler.graph import attribute, shape_of
 from sparsec.compiler.layers import Layer, layer_name
 from sparsec.compiler.pass_manager import LayerRecord, Pass
 from sparsec.compiler.pattern import Array
-from sparsec.passes.scale_sources import Channels, Source, trace
+from sparsec.passes.folds.scale_sources import Channels, Source, trace
 from sparsec.passes.selection import choose_layers
 
 METADATA = "sparsec.scaled"

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from sparsec.compiler.pass_manager import Reporter
-from sparsec.passes.recover_data import batches
-from sparsec.passes.recover_trainables import restore, snapshot
+from sparsec.passes.recovery.data import batches
+from sparsec.passes.recovery.trainables import restore, snapshot
 
 _WARM_UP = 0.05
 """Share of the steps over which the learning rate rises."""

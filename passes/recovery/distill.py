@@ -14,11 +14,11 @@ from torch import Tensor
 
 from sparsec.compiler.executor.executor import Executor
 from sparsec.compiler.pass_manager import Reporter
-from sparsec.passes.recover_cuts import cut_into_blocks
-from sparsec.passes.recover_data import Feeds, batches, size, take, varied
-from sparsec.passes.recover_losses import output_kinds, output_loss, squared
-from sparsec.passes.recover_trainables import Trainable, leaves_of, tensors_of
-from sparsec.passes.recover_training import Fit, Progress, Schedule, fit, steps_of
+from sparsec.passes.recovery.cuts import cut_into_blocks
+from sparsec.passes.recovery.data import Feeds, batches, size, take, varied
+from sparsec.passes.recovery.losses import output_kinds, output_loss, squared
+from sparsec.passes.recovery.trainables import Trainable, leaves_of, tensors_of
+from sparsec.passes.recovery.training import Fit, Progress, Schedule, fit, steps_of
 
 
 def distill(

@@ -10,7 +10,7 @@ from sparsec.compiler.encoding import EncodedTensor
 from sparsec.compiler.graph import constant_of, scalar_of, shape_of, source_of
 from sparsec.compiler.layers import layer_name, matches
 from sparsec.passes.ranges import LEVELS
-from sparsec.passes.recover_trainables import Grid, Masked, OnGrid, Plain, Trainable
+from sparsec.passes.recovery.trainables import Grid, Masked, OnGrid, Plain, Trainable
 
 _WEIGHTS: Mapping[str, int] = {"Conv": 0, "ConvTranspose": 1, "Gemm": 1, "MatMul": 1}
 """Operator -> axis of its weight's output channels (input 1); a Gemm with transB has 0."""
