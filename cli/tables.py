@@ -72,6 +72,10 @@ def print_compiled(
     print_line(f"predicted  {in_time(totals['price'])} a run{unpriced}{with_dense}")
     for line in fidelity_lines(report["steps"]):
         print_line(f"fidelity   {line}")
+    for line in warning_lines(report["steps"]):
+        print_line(f"warning    {line}")
+    for line in idle_lines(report["steps"]):
+        print_line(f"idle       {line}")
     for line in _refusals(report["layers"]):
         print_line(f"refused    {line}")
     for note in notes:
@@ -86,6 +90,27 @@ def fidelity_lines(steps: Sequence[Json]) -> list[str]:
         changed = any(step["changed"] for step in steps)
         return ["not measured: no calibration samples"] if changed else []
     return [f"'{shortened(name)}' {_comparison(found)}" for name, found in measured[-1].items()]
+
+
+def warning_lines(steps: Sequence[Json]) -> list[str]:
+    """Outputs that are no nearer to the original's than zeros would be, after the last pass that was measured."""
+    measured = [step["fidelity"] for step in steps if step["fidelity"]]
+    return [
+        f"'{shortened(name)}' is no nearer to the original's than zeros would be; loosen the passes, or recover"
+        for name, found in (measured[-1].items() if measured else ())
+        if found["sqnr_db"] is None or found["sqnr_db"] <= 0
+    ]
+
+
+def idle_lines(steps: Sequence[Json]) -> list[str]:
+    """Passes that found layers but changed none, with the reasons; exact rewrites may well find nothing to do."""
+    lines = []
+    for step in steps:
+        reasons = list(dict.fromkeys(record["note"] for record in step["records"] if record["skipped"]))
+        if reasons and not step["changed"] and all(record["skipped"] for record in step["records"]):
+            more = f"; {len(reasons) - 2} more in the report" if len(reasons) > 2 else ""
+            lines.append(f"'{step['name']}' left all layers alone: {'; '.join(reasons[:2])}{more}")
+    return lines
 
 
 def print_steps(steps: Sequence[Json], seconds: Sequence[float] = ()) -> None:

@@ -63,15 +63,16 @@ def contents(compressed: Passes, program: Program, target: Target) -> Json:
         program: The lowered model.
         target: What it was lowered for.
     """
+    after = survey(compressed.model)
     data = {
         "version": VERSION,
         "name": program.name,
         "target": str(target),
         "before": _side(survey(compressed.original)),
         "after": {
-            **_side(survey(compressed.model)),
+            **_side(after),
             "weight_bytes": len(program.weights),
-            "macs": sum(_work(layer) for layer in program.layers),
+            "macs": after.macs - sum(layer.macs - _work(layer) for layer in program.layers),
         },
         "totals": totals(program.layers),
         "steps": steps(compressed),

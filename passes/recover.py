@@ -14,7 +14,9 @@ from typing import Any, ClassVar, Literal
 import onnx_ir as ir
 
 from sparsec.compiler.errors import PassError, RecipeError
+from sparsec.compiler.layers import layer_name
 from sparsec.compiler.pass_manager import LayerRecord, Pass, PassContext, PassResult
+from sparsec.passes.selection import check_names
 
 _EPOCHS: Mapping[str, int] = {"reconstruct": 10, "distill": 10}
 _RATES: Mapping[str, float] = {"reconstruct": 3e-3, "distill": 1e-3}
@@ -72,6 +74,7 @@ class Recover(Pass):
             raise PassError(msg)
         assert context.calibration is not None
         context.calibration.check(model, self.min_samples)
+        check_names(self, "ignore", self.ignore, [layer_name(node) for node in model.graph])
         _require_torch()
         from sparsec.passes.recovery.roles import find_trainables
         from sparsec.passes.recovery.training import DivergedError

@@ -143,3 +143,31 @@ def test_passes_never_see_what_is_held_out(model, here, sparsec):
 def test_bad_samples_are_refused(array, says, option, title, model, here, refused):
     np.savez(here / "bad.npz", x=array)
     refused(*TWO, "--pass", PRUNE, option, "bad.npz", says=(title, says))
+
+
+def _step(name, sqnr, *notes):
+    records = [{"layer": str(n), "note": note, "skipped": True} for n, note in enumerate(notes)]
+    return {
+        "name": name,
+        "changed": not notes,
+        "records": records,
+        "fidelity": {} if notes else {"y": {"sqnr_db": sqnr}},
+    }
+
+
+def test_an_output_worse_than_zeros_is_warned_of():
+    from sparsec.cli.tables import warning_lines
+
+    assert warning_lines([_step("quantize", 20.0)]) == []
+    assert warning_lines([]) == []
+    (line,) = warning_lines([_step("quantize", 20.0), _step("prune-nm", -0.5)])
+    assert line == "'y' is no nearer to the original's than zeros would be; loosen the passes, or recover"
+
+
+def test_a_pass_that_leaves_all_layers_alone_says_why():
+    from sparsec.cli.tables import idle_lines
+
+    assert idle_lines([_step("quantize", 20.0)]) == []
+    assert idle_lines([_step("prune-nm", 0, "it is small", "it is small", "it is odd", "it is old")]) == [
+        "'prune-nm' left all layers alone: it is small; it is odd; 1 more in the report"
+    ]

@@ -365,3 +365,11 @@ def test_one_loud_token_does_not_decide_the_error():
     spoilt[:, :, 0] = loud[:, :, 0]
     assert squared(spoilt, loud) == pytest.approx(float(usual), rel=0.25)
     torch.testing.assert_close(squared(found.flatten(1), wanted.flatten(1)), usual, rtol=1e-4, atol=0)
+
+
+def test_a_layer_to_ignore_must_exist():
+    entry = MODELS["tiny-cnn"]
+    model, samples = load_model(entry.build()), Calibration(entry.inputs("calibration", 16))
+    steps = [parse_pass("prune-blocks{density=0.5 min_weights=1}"), parse_pass("recover{ignore=[blocks.9.*]}")]
+    with pytest.raises(PassError, match=r"^Pass 'recover', option 'ignore': Unknown layer 'blocks\.9\.\*'; expected"):
+        PassManager(steps).run(model, PassContext(calibration=samples))
