@@ -82,6 +82,8 @@ def _value(queue: list[tuple[str, str]], text: str, key: str) -> object:
             return items
         if kind != "mark":
             items.append(_word(kind, item))
+        elif item == "=":
+            raise _malformed(text, f"a text that holds '=' needs quotes in the list of option '{key}'")
         elif item != ",":
             break
     raise _malformed(text, f"option '{key}' has no value, or a list without its ']'")

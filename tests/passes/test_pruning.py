@@ -175,6 +175,8 @@ BAD = {
     "prune-kernels{density=1.01}": "Pass 'prune-kernels': option 'density' is 1.01, expected more than 0 and at most "
     "1.",
     "prune-kernels{rows=0}": "Pattern 'block(0x1)': expected sides of at least 1.",
+    "prune-unstructured{densities=[fc=0.5]}": "Pass text 'prune-unstructured{densities=[fc=0.5]}': a text that holds "
+    "'=' needs quotes in the list of option 'densities'; expected a form such as 'prune-blocks{rows=4 density=0.5}'.",
     "prune-nm{update=all}": "Pass 'prune-nm', option 'update': Unknown value 'all'; expected one of: greedy, none, "
     "refit, sweep.",
 }
