@@ -6,7 +6,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --co
 OUT ?= build
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-models conformance check format bench clean
+.PHONY: help demo test test-models conformance check format bench accuracy clean
 
 help: ## say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -43,6 +43,9 @@ format: $(VENV)/.development ## format and fix what can be fixed
 
 bench: $(VENV)/.development ## time against peers, side by side, and write the tables
 	$(BIN)/python -m benchmarks
+
+accuracy: $(VENV)/.development ## compress real models, measure them, and write the table (an hour or two)
+	$(BIN)/python -m benchmarks.accuracy
 
 clean: ## remove what the other targets made
 	rm -rf $(OUT) $(VENV)
