@@ -36,7 +36,8 @@ and of those the driver sets a part aside to measure fidelity after each pass. S
 anything else; that is its dense model.
 
 Naive: the same pattern chosen by magnitude and int8 by least and greatest value, in one shot, without compensation,
-bias correction or recovery. "-": not tried. Seconds: compression with calibration and recovery, on two cores.
+bias correction or recovery. "-": not tried. Seconds: compression with calibration and recovery, while the two cores
+had other work too.
 
 | model | compression | reached | goal | naive | dense | weights | MACs | samples | seconds |
 | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |
