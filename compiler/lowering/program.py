@@ -65,6 +65,7 @@ class LayerChoice:
         rival_price: Of the best dense kernel of the same precision; None without weights.
         refused: Why a sparse kernel was not taken; empty if it was, or none was asked.
         macs: Multiply-accumulates of the dense layer.
+        shape: Of the weight, output channels first; empty without one.
     """
 
     name: str
@@ -77,6 +78,7 @@ class LayerChoice:
     rival_price: float | None
     refused: str
     macs: int = 0
+    shape: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
