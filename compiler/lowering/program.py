@@ -66,6 +66,7 @@ class LayerChoice:
         refused: Why a sparse kernel was not taken; empty if it was, or none was asked.
         macs: Multiply-accumulates of the dense layer.
         shape: Of the weight, output channels first; empty without one.
+        precision: That the layer is computed in, ``int8`` or ``float32``; empty without a weight.
     """
 
     name: str
@@ -79,6 +80,7 @@ class LayerChoice:
     refused: str
     macs: int = 0
     shape: tuple[int, ...] = ()
+    precision: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -130,8 +130,13 @@ def report(
             refused=choice.refused,
             macs=macs,
             shape=weight.values.shape if weight else (),
+            precision=_precision(weight),
         )
     )
+
+
+def _precision(weight: Weight | None) -> str:
+    return "" if weight is None else "float32" if weight.codes is None else "int8"
 
 
 def _kernel_text(choice: Choice, weight: Weight | None) -> str:
