@@ -21,7 +21,9 @@ from sparsec.compiler.target import Target
 
 VERSION = 1
 """Of the report's keys."""
-LAYER_KEYS = ("name", "op", "pattern", "density", "bytes", "kernel", "price", "rival_price", "refused")
+LAYER_KEYS = (
+    "name", "op", "pattern", "density", "bytes", "kernel", "price", "rival_price", "refused", "breakeven_density",
+)  # fmt: skip
 """Keys of a layer that are stable for scripts; a report has `macs` and `verdict` besides."""
 Json = dict[str, Any]
 
@@ -131,7 +133,7 @@ _MISSING = object()
 _NUMBER = (float, int, type(None))
 _LAYER: Mapping[str, Any] = {
     **dict.fromkeys(("name", "op", "pattern", "kernel", "refused"), str),
-    **dict.fromkeys(("price", "rival_price"), _NUMBER),
+    **dict.fromkeys(("price", "rival_price", "breakeven_density"), _NUMBER),
     **dict.fromkeys(("density", "bytes"), (float, int)),
 }
 _STEP: Mapping[str, Any] = {"text": str, "changed": bool, "fidelity": dict}

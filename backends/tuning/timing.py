@@ -73,7 +73,8 @@ def _aligned(array: Array) -> Array:
 
 
 def _in_node(names: Sequence[str], calls: Sequence[Sequence[Array]], folder: Path, milliseconds: float) -> list[float]:
-    block, places = bytearray(), []
+    block = bytearray()
+    places: list[list[int]] = []
     for arrays in calls:
         places.append([])
         for array in arrays:

@@ -65,6 +65,8 @@ class LayerChoice:
         rival_price: Of the best dense kernel of the same precision; None without weights.
         refused: Why a sparse kernel was not taken; empty if it was, or none was asked.
         macs: Multiply-accumulates of the dense layer.
+        breakeven_density: Share of the pattern's units at which a refused layer would have paid; None where it was not
+            refused, or no density pays.
         shape: Of the weight, output channels first; empty without one.
         precision: That the layer is computed in, ``int8`` or ``float32``; empty without a weight.
     """
@@ -79,6 +81,7 @@ class LayerChoice:
     rival_price: float | None
     refused: str
     macs: int = 0
+    breakeven_density: float | None = None
     shape: tuple[int, ...] = ()
     precision: str = ""
 

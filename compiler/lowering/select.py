@@ -1,14 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """Selection: the cheapest kernel for an op; a sparse one only where it beats the best dense one of its precision."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from sparsec.compiler.lowering.kernel import Array, Backend, KernelSpec
 from sparsec.compiler.lowering.ops import Op
-
-MARGIN = 0.95
-"""A sparse kernel is kept if its price is at most this share of its dense rival's."""
+from sparsec.compiler.lowering.repricing import (
+    MARGIN,
+    Priced,
+    Relayout,
+    no_relayout,
+    pays_from,
+    possible_densities,
+    priced,
+    repricer,
+)
+from sparsec.compiler.pattern import parse_pattern
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,12 +27,15 @@ class Choice:
         price: Its predicted microseconds, changes of layout included.
         rival_price: The best dense kernel's.
         refused: Why a sparse kernel was not taken although the weight has a pattern; empty otherwise.
+        breakeven_density: Share of the pattern's units from which on downwards a sparse kernel would have been taken;
+            None where none was refused, or none pays.
     """
 
     spec: KernelSpec
     price: float
     rival_price: float
     refused: str = ""
+    breakeven_density: float | None = None
 
 
 def choose(
@@ -33,33 +43,37 @@ def choose(
     op: Op,
     weight: Array | None = None,
     pattern: str = "dense",
-    relayout: Callable[[KernelSpec], float] = lambda _: 0.0,
+    relayout: Relayout = no_relayout,
 ) -> Choice | None:
     """The cheapest candidate for `op`; None if no kernel of the back end computes it.
 
     `relayout` prices the changes of layout that a spec asks for, in microseconds.
     """
-    priced = sorted(
-        (
-            (kernel.cost(spec, weight, backend.profile) + relayout(spec), spec)
-            for kernel in backend.kernels.values()
-            for spec in kernel.candidates(op, pattern, backend.lanes)
-        ),
-        key=lambda pair: (pair[0], repr(pair[1])),
-    )
-    dense = next(((price, spec) for price, spec in priced if spec.pattern == "dense"), None)
-    sparse = next(((price, spec) for price, spec in priced if spec.pattern != "dense"), None)
+    found = priced(backend, op, weight, pattern, relayout)
+    dense = next((pair for pair in found if pair[1].pattern == "dense"), None)
+    sparse = [pair for pair in found if pair[1].pattern != "dense"]
     if dense is None:
         return None
-    if sparse is not None and sparse[0] <= MARGIN * dense[0]:
-        return Choice(sparse[1], sparse[0], dense[0])
-    return Choice(dense[1], dense[0], dense[0], _reason(pattern, sparse, dense[0], backend))
-
-
-def _reason(pattern: str, sparse: tuple[float, KernelSpec] | None, rival: float, backend: Backend) -> str:
+    rival, spec = dense
+    if sparse and sparse[0][0] <= MARGIN * rival:
+        return Choice(sparse[0][1], sparse[0][0], rival)
     if pattern == "dense":
-        return ""
-    if sparse is None:
-        return f"no {pattern} kernel of this precision and shape for {backend.name}"
+        return Choice(spec, rival, rival)
+    if not sparse or weight is None:
+        return Choice(spec, rival, rival, f"no {pattern} kernel of this precision and shape for {backend.name}")
+    density = _breakeven(backend, [spec for _, spec in sparse], weight, pattern, relayout, rival)
+    return Choice(spec, rival, rival, _reason(pattern, sparse[0], rival, density), density)
+
+
+def _breakeven(
+    backend: Backend, specs: list[KernelSpec], weight: Array, pattern: str, relayout: Relayout, rival: float
+) -> float | None:
+    """The density that would have paid, if still more of the same weight were pruned by magnitude."""
+    prices = repricer(backend, specs, weight, pattern, relayout)
+    return pays_from(prices.price, rival, possible_densities(parse_pattern(pattern), prices.thinning.density))
+
+
+def _reason(pattern: str, sparse: Priced, rival: float, density: float | None) -> str:
     gain = f"{rival / sparse[0]:.2f}x" if sparse[0] else "unknown"
-    return f"{pattern} kernel reaches {gain} of dense, needs {1 / MARGIN:.2f}x"
+    would = "no density pays" if density is None else f"pays from density {density:.2g} down"
+    return f"{pattern} kernel reaches {gain} of dense, needs {1 / MARGIN:.2f}x; {would}"

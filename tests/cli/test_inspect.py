@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-LAYER = {"name", "op", "pattern", "density", "bytes", "kernel", "price", "rival_price", "refused"}
+LAYER = {"name", "op", "pattern", "density", "bytes", "kernel", "price", "rival_price", "refused", "breakeven_density"}
 
 
 def test_an_artifact_has_the_stable_keys(compiled, sparsec):

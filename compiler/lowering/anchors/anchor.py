@@ -129,6 +129,7 @@ def report(
             rival_price=choice.rival_price if weight else None,
             refused=choice.refused,
             macs=macs,
+            breakeven_density=choice.breakeven_density,
             shape=weight.values.shape if weight else (),
             precision=_precision(weight),
         )

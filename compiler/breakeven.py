@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Will pruning help? The predicted gain of each pattern over the best dense kernel, at every density, before pruning.
+
+Everything comes from the back end's prices: a random weight of the pattern stands for the real one, so that the map
+needs no model. Patterns and precisions are those that the back end's kernels offer.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import isqrt, prod
+
+import numpy as np
+
+from sparsec.compiler.errors import RecipeError
+from sparsec.compiler.lowering.expression import Builder
+from sparsec.compiler.lowering.kernel import Array, Backend, KernelSpec
+from sparsec.compiler.lowering.ops import Convolution, Epilogue, Linear
+from sparsec.compiler.lowering.repricing import (
+    pays_from,
+    possible_densities,
+    price_specs,
+    repricer,
+)
+from sparsec.compiler.pattern import NM, Block, parse_pattern
+
+_PATTERNS = tuple(
+    parse_pattern(text)
+    for text in (
+        "block(8x4)", "block(4x4)", "block(2x4)", "block(1x4)", "block(8x1)", "block(4x1)", "block(2x1)",
+        "unstructured", "nm(2:4)",
+    )
+)  # fmt: skip
+"""Asked for unless others are; what no kernel of the back end exploits is left out."""
+PRECISIONS = ("float32", "int8")
+DENSITIES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+"""Points of a curve, where the pattern can have any density."""
+_SEED = 0
+_MOST_WEIGHTS = 1 << 26
+_TEXT = re.compile(r"(\d{1,5})x(\d{1,5})x(\d{1,6})(?:x(\d{1,2})x(\d{1,2}))?")
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """A layer: a matrix product, or a convolution of stride 1 that keeps the size of the image.
+
+    Attributes:
+        outputs: Rows of the weight, or filters.
+        inputs: Columns of the weight, or channels.
+        positions: Tokens, or pixels; 1 for a product of matrix and vector.
+        kernel: Height and width.
+    """
+
+    outputs: int
+    inputs: int
+    positions: int
+    kernel: tuple[int, int] = (1, 1)
+
+    def __str__(self) -> str:
+        taps = "" if self.kernel == (1, 1) else f"x{self.kernel[0]}x{self.kernel[1]}"
+        return f"{self.outputs}x{self.inputs}x{self.positions}{taps}"
+
+    @classmethod
+    def parse(cls, text: str) -> "Shape":
+        """Read ``OUTxINxPOSITIONS`` or ``OUTxINxPOSITIONSxHEIGHTxWIDTH``; the inverse of ``str(shape)``.
+
+        Raises:
+            RecipeError: If the text is none, or a side is 0 or too large.
+        """
+        match = _TEXT.fullmatch(text.strip())
+        sides = [int(side) for side in match.groups(default="1")] if match else [0]
+        if 0 in sides or sides[0] * sides[1] * prod(sides[3:]) > _MOST_WEIGHTS:
+            msg = (
+                f"Shape '{text}': expected OUTxINxPOSITIONS such as '256x256x196', or OUTxINxPOSITIONSxHEIGHTxWIDTH "
+                "for a convolution such as '64x64x3136x3x3', with at most 64 Mi weights."
+            )
+            raise RecipeError(msg)
+        return cls(sides[0], sides[1], sides[2], (sides[3], sides[4]))
+
+
+SHAPES = tuple(
+    Shape.parse(text)
+    for text in (
+        "64x64x3136", "128x128x784", "256x256x196", "512x512x196", "384x64x196", "192x1152x49", "1024x1024x49",
+        "384x384x128", "1000x1280x1", "2048x768x1", "64x64x784x3x3",
+    )
+)  # fmt: skip
+"""Pointwise layers from large images to 7x7, tokens, matrix and vector, and one convolution of 3x3."""
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """The predicted gain of one pattern for one layer.
+
+    Attributes:
+        shape: Of the layer.
+        pattern: Text form.
+        precision: One of `PRECISIONS`.
+        densities: Share of the pattern's units that are kept, ascending.
+        ratios: The best dense kernel's price over the best sparse one's, at each density.
+        pays_from: The highest density at which selection takes the sparse kernel; None if there is none.
+        rival: The dense kernel's price in microseconds.
+    """
+
+    shape: Shape
+    pattern: str
+    precision: str
+    densities: tuple[float, ...]
+    ratios: tuple[float, ...]
+    pays_from: float | None
+    rival: float
+
+
+def curves(
+    backend: Backend,
+    shapes: Sequence[Shape] = SHAPES,
+    patterns: Sequence[str] | None = None,
+    precisions: Sequence[str] = PRECISIONS,
+    densities: Sequence[float] = DENSITIES,
+) -> list[Curve]:
+    """The whole map; combinations that no kernel of the back end exploits are left out.
+
+    Args:
+        backend: Of the target, with the profile to price by.
+        shapes: Of layers.
+        patterns: Text forms over the weight seen as [out, in x height x width]; None for those of `patterns_for`.
+        precisions: Of `PRECISIONS`.
+        densities: Points of each curve; those of a pattern ``nm(n:m)`` are all m-ths.
+    """
+    return [found for shape in shapes for found in curves_of(backend, shape, patterns, precisions, densities)]
+
+
+def curves_of(
+    backend: Backend,
+    shape: Shape,
+    patterns: Sequence[str] | None = None,
+    precisions: Sequence[str] = PRECISIONS,
+    densities: Sequence[float] = DENSITIES,
+) -> Iterator[Curve]:
+    """The map's part of one layer; see `curves`."""
+    for precision in precisions:
+        problem = _Problem.of(backend, shape, precision)
+        if problem is not None:
+            found = (problem.curve(pattern, densities) for pattern in patterns or patterns_for(shape))
+            yield from (curve for curve in found if curve is not None)
+
+
+def patterns_for(shape: Shape) -> list[str]:
+    """The patterns that passes prune a layer to; blocks of a convolution are blocks of whole kernels."""
+    taps = prod(shape.kernel)
+    known = _PATTERNS if taps == 1 else [pattern for pattern in _PATTERNS if not isinstance(pattern, NM)]
+    return [str(Block(p.rows, p.cols * taps) if isinstance(p, Block) else p) for p in known]
+
+
+@dataclass(frozen=True, slots=True)
+class _Problem:
+    """A layer in one precision, with its dense price and a weight without zeros."""
+
+    backend: Backend
+    shape: Shape
+    precision: str
+    op: Convolution | Linear
+    weight: Array
+    rival: float
+
+    @classmethod
+    def of(cls, backend: Backend, shape: Shape, precision: str) -> "_Problem | None":
+        op, weight = operation(shape, precision), full_weight(shape, precision)
+        dense = price_specs(backend, _candidates(backend, op, "dense"), weight)
+        return cls(backend, shape, precision, op, weight, dense[0][0]) if dense else None
+
+    def curve(self, pattern: str, densities: Sequence[float]) -> Curve | None:
+        parsed = parse_pattern(pattern)
+        possible = possible_densities(parsed)
+        points = sorted(d for d in densities if 0 < d <= 1) if len(possible) > 32 else possible
+        specs = [spec for spec in _candidates(self.backend, self.op, pattern) if spec.pattern != "dense"]
+        if not specs or not points:
+            return None
+        prices = repricer(self.backend, specs, self.weight, pattern)
+        ratios = tuple(self.rival / prices.price(density) for density in points)
+        paying = pays_from(prices.price, self.rival, possible)
+        return Curve(self.shape, pattern, self.precision, tuple(points), ratios, paying, self.rival)
+
+
+def _candidates(backend: Backend, op: Convolution | Linear, pattern: str) -> list[KernelSpec]:
+    return [spec for kernel in backend.kernels.values() for spec in kernel.candidates(op, pattern, backend.lanes)]
+
+
+def operation(shape: Shape, precision: str) -> Convolution | Linear:
+    """What a layer of this shape computes: a bias and an activation follow, and codes where codes came."""
+    dtype = "uint8" if precision == "int8" else "float32"
+    if shape.positions == 1 and shape.kernel == (1, 1):
+        return Linear(dtype, 1, shape.inputs, shape.outputs, _EPILOGUES[precision])
+    pads = [((k - 1) // 2, k // 2) for k in shape.kernel]
+    return Convolution(
+        dtype,
+        shape.inputs,
+        shape.outputs,
+        _sides(shape.positions),
+        shape.kernel,
+        pads=(pads[0][0], pads[1][0], pads[0][1], pads[1][1]),
+        epilogue=_EPILOGUES[precision],
+    )
+
+
+def _sides(positions: int) -> tuple[int, int]:
+    """Height and width, as nearly square as the number of positions allows."""
+    height = next(side for side in range(isqrt(positions), 0, -1) if positions % side == 0)
+    return height, positions // height
+
+
+def full_weight(shape: Shape, precision: str) -> Array:
+    """Seeded random weights without a zero: float32, or int8 codes."""
+    generator = np.random.default_rng(_SEED)
+    taps = shape.kernel if shape.kernel != (1, 1) or shape.positions > 1 else ()
+    values = generator.uniform(0.5, 1.0, (shape.outputs, shape.inputs, *taps)).astype(np.float32)
+    return np.round(127 * values).astype(np.int8) if precision == "int8" else values
+
+
+def _requantizing() -> Epilogue:
+    b = Builder()
+    value = b.call("add", b.call("mul", b.arg(0), b.arg(1)), b.arg(2))
+    clamped = b.call("min", b.call("max", value, b.const(0)), b.const(127))
+    return Epilogue(b.build(b.call("round", clamped)), ("channel", "channel"), "uint8")
+
+
+def _biased() -> Epilogue:
+    b = Builder()
+    value = b.call("add", b.arg(0), b.arg(1))
+    return Epilogue(b.build(b.call("max", value, b.const(0))), ("channel",))
+
+
+_EPILOGUES = {"float32": _biased(), "int8": _requantizing()}
