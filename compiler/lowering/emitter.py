@@ -3,7 +3,7 @@
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any
 
@@ -17,32 +17,35 @@ from sparsec.compiler.lowering.kernel import Array, Backend, Fallback, KernelSpe
 from sparsec.compiler.lowering.layout import Layout
 from sparsec.compiler.lowering.memory import Lifetime, align, plan
 from sparsec.compiler.lowering.ops import Op
-from sparsec.compiler.lowering.program import Call, LayerChoice, Port, Program, Ref
+from sparsec.compiler.lowering.program import LayerChoice, Port, Program, Ref
 from sparsec.compiler.lowering.select import Choice, choose
+from sparsec.compiler.lowering.stages import Buffer, Step, View, calls
+from sparsec.compiler.lowering.threads import Axis, Range, cut, cut_weighted, outputs_of, part, slice_of
+
+__all__ = ["Buffer", "Emitter", "NoKernelError", "Packed", "View"]
 
 
 class NoKernelError(UnsupportedError):
     """No kernel of the back end computes an op; the node may go to the fallback instead."""
 
 
-@dataclass(eq=False, slots=True)
-class Buffer:
-    """Bytes that live in the arena unless `ref` says where."""
-
-    nbytes: int
-    ref: Ref | None = None
-
-
 @dataclass(frozen=True, slots=True)
-class View:
-    """A place in a buffer, `offset` bytes from its start."""
+class Packed:
+    """A kernel with its packed constants; in parts if several threads share it.
 
-    buffer: Buffer
-    offset: int = 0
+    Attributes:
+        spec: The kernel of the whole op.
+        axis: Along which it is cut; None if it is whole.
+        pieces: Range of each part along the axis.
+        constants: Of each part.
+        arrays: What was packed, for all parts.
+    """
 
-    def at(self, offset: int) -> "View":
-        """The place `offset` bytes further on."""
-        return View(self.buffer, self.offset + offset)
+    spec: KernelSpec
+    axis: Axis | None
+    pieces: tuple[Range, ...]
+    constants: tuple[tuple[View, ...], ...]
+    arrays: tuple[Array, ...]
 
 
 @dataclass(slots=True)
@@ -50,7 +53,8 @@ class Emitter:
     """Collects a program for one back end; see the module."""
 
     backend: Backend
-    calls: list[tuple[str, tuple[View, ...], str]] = field(default_factory=list)
+    threads: int = 1
+    steps: list[Step] = field(default_factory=list)
     specs: dict[str, KernelSpec] = field(default_factory=dict)
     functions: dict[str, Any] = field(default_factory=dict)
     weights: bytearray = field(default_factory=bytearray)
@@ -120,9 +124,42 @@ class Emitter:
         return choice.price
 
     def call(self, spec: KernelSpec, views: Sequence[View], layer: str) -> None:
-        """Append a call of a kernel."""
-        self.specs[spec.symbol] = spec
-        self.calls.append((spec.symbol, tuple(views), layer))
+        """Append a call of a kernel; of its parts, where several threads are worth it."""
+        found = cut(spec, self.backend, self.threads)
+        group = self._next_group()
+        if found is None:
+            self._append(spec, Step(spec.symbol, tuple(views), layer, group, outputs=outputs_of(spec.op)))
+            return
+        axis, pieces = found
+        for thread, piece in enumerate(pieces):
+            own, touched = part(spec, axis, piece), axis.touched(piece[1] - piece[0])
+            self._append(own, Step(own.symbol, _moved(views, axis, piece), layer, group, thread, touched, outputs=1))
+
+    def pack(self, spec: KernelSpec, weight: Array) -> Packed:
+        """Pack a constant weight for a kernel; in parts, where several threads are worth it."""
+        found = cut_weighted(spec, weight, self.backend, self.threads)
+        axis, pieces = found or (None, [(0, 0)])
+        kernel = self.backend.kernels[spec.family]
+        if axis is None or not axis.rows:
+            made = [tuple(kernel.pack(spec, weight))]
+        else:
+            made = [tuple(kernel.pack(part(spec, axis, p), slice_of(weight, axis, p))) for p in pieces]
+        constants = [tuple(map(self.constant, arrays)) for arrays in made]
+        shared = constants * (len(pieces) // len(constants))
+        return Packed(spec, axis, tuple(pieces), tuple(shared), tuple(array for arrays in made for array in arrays))
+
+    def call_packed(self, packed: Packed, source: View, operands: Sequence[View], target: View, layer: str) -> None:
+        """Append a call of a kernel with a constant weight, behind one that prepares its input if it asks for that."""
+        axis = packed.axis
+        if axis is None or not axis.private:
+            source = self._prepare(packed.spec, source, layer)
+        group = self._next_group()
+        if axis is None:
+            views = (source, *packed.constants[0], *operands, target)
+            self._append(packed.spec, Step(packed.spec.symbol, views, layer, group, outputs=1))
+            return
+        for thread in range(len(packed.pieces)):
+            self._call_part(packed, axis, (source, *operands, target), Step("", (), layer, group, thread, outputs=1))
 
     def call_fallback(
         self, fallback: Fallback, inputs: Sequence[View | None], outputs: Sequence[View], layer: str
@@ -138,7 +175,8 @@ class Emitter:
         for call in fallback.calls:
             views = [spaces[space][index] for space, index in call.arguments]
             assert None not in views, call
-            self.calls.append((call.symbol, tuple(view for view in views if view is not None), layer))
+            given = tuple(view for view in views if view is not None)
+            self.steps.append(Step(call.symbol, given, layer, self._next_group()))
 
     def report(self, layer: LayerChoice) -> None:
         """Add a line to the report."""
@@ -148,10 +186,49 @@ class Emitter:
         """Place every buffer and return the program."""
         outputs = [self._deliver(value, index) for index, value in enumerate(graph.outputs)]
         arena = self._place()
-        calls = tuple(Call(symbol, tuple(map(_ref, views)), layer) for symbol, views, layer in self.calls)
         inputs = tuple(_port(value) for value in graph.inputs)
-        tables = (dict(sorted(self.specs.items())), dict(sorted(self.functions.items())))
-        return Program(name, inputs, tuple(outputs), calls, *tables, arena, bytes(self.weights), tuple(self.layers))
+        return Program(
+            name=name,
+            inputs=inputs,
+            outputs=tuple(outputs),
+            calls=calls(self.steps),
+            specs=dict(sorted(self.specs.items())),
+            functions=dict(sorted(self.functions.items())),
+            arena_bytes=arena,
+            weights=bytes(self.weights),
+            layers=tuple(self.layers),
+            threads=self.threads,
+        )
+
+    def _next_group(self) -> int:
+        return self.steps[-1].group + 1 if self.steps else 0
+
+    def _append(self, spec: KernelSpec, step: Step) -> None:
+        self.specs[spec.symbol] = spec
+        self.steps.append(step)
+
+    def _prepare(self, spec: KernelSpec, source: View, layer: str) -> View:
+        """The operand as a kernel wants it."""
+        first = self.backend.kernels[spec.family].prepare(spec)
+        if first is None:
+            return source
+        target = self.scratch(first.op.out_bytes)  # type: ignore[union-attr]
+        self.call(first, [source, target], layer)
+        return target
+
+    def _call_part(self, packed: Packed, axis: Axis, views: Sequence[View], step: Step) -> None:
+        """Append one part, behind the kernel that prepares its piece of the input."""
+        piece, constants = packed.pieces[step.thread], packed.constants[step.thread]
+        own = part(packed.spec, axis, piece)
+        source, *others = _moved(views, axis, piece)
+        span, *spans = axis.touched(piece[1] - piece[0])
+        first = self.backend.kernels[own.family].prepare(own) if axis.private else None
+        if first is not None:
+            prepared = self.scratch(first.op.out_bytes)  # type: ignore[union-attr]
+            self._append(first, replace(step, symbol=first.symbol, views=(source, prepared), touched=(span, None)))
+            source, span = prepared, None
+        touched = (span, *[None] * len(constants), *spans)
+        self._append(own, replace(step, symbol=own.symbol, views=(source, *constants, *others), touched=touched))
 
     def _relayout(self, value: ir.Value, known: Layout, where: Layout) -> View:
         source = self.read(value, known)
@@ -176,10 +253,10 @@ class Emitter:
 
     def _place(self) -> int:
         uses: dict[Buffer, tuple[int, int]] = {}
-        for step, (_, views, _) in enumerate(self.calls):
-            for view in views:
-                first, _ = uses.get(view.buffer, (step, step))
-                uses[view.buffer] = (first, step)
+        for step in self.steps:
+            for view in step.views:
+                first, _ = uses.get(view.buffer, (step.group, step.group))
+                uses[view.buffer] = (first, step.group)
         buffers = [buffer for buffer in uses if buffer.ref is None]
         offsets, nbytes = plan([Lifetime(buffer.nbytes, *uses[buffer]) for buffer in buffers])
         for buffer, offset in zip(buffers, offsets, strict=True):
@@ -187,9 +264,9 @@ class Emitter:
         return nbytes
 
 
-def _ref(view: View) -> Ref:
-    assert view.buffer.ref is not None
-    return Ref(view.buffer.ref.space, view.buffer.ref.index, view.buffer.ref.offset + view.offset)
+def _moved(views: Sequence[View], axis: Axis, piece: Range) -> tuple[View, ...]:
+    """What a part is given of each parameter."""
+    return tuple(view.at(piece[0] * step) for view, step in zip(views, axis.steps, strict=True))
 
 
 def _port(value: ir.Value) -> Port:

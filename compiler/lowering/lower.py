@@ -55,7 +55,13 @@ _REFUSED = {
 }
 
 
-def lower(model: ir.Model, backend: Backend, name: str, progress: Callable[[int, int], None] | None = None) -> Program:
+def lower(
+    model: ir.Model,
+    backend: Backend,
+    name: str,
+    progress: Callable[[int, int], None] | None = None,
+    threads: int = 1,
+) -> Program:
     """Lower a normalised model (see `importers`) for one back end.
 
     Args:
@@ -63,6 +69,7 @@ def lower(model: ir.Model, backend: Backend, name: str, progress: Callable[[int,
         backend: Kernels, prices and fallback of the target.
         name: C identifier, prefix of the exported symbols.
         progress: Told how many regions of how many are done.
+        threads: How many threads shall run it.
 
     Raises:
         UnsupportedError: If an operator, or a use of it, has neither kernel nor fallback.
@@ -71,7 +78,7 @@ def lower(model: ir.Model, backend: Backend, name: str, progress: Callable[[int,
     expanded = expand_function_ops(model, {*ANCHORS, *RULES, *_REFUSED, *backend.operators})
     expanded.graph.sort()
     graph = halves.widened(expanded).graph
-    emitter = Emitter(backend)
+    emitter = Emitter(backend, threads)
     _seed(emitter, graph)
     regions = form(graph, {key: (anchor.accepts, anchor.axis) for key, anchor in ANCHORS.items()})
     for done, region in enumerate(regions):

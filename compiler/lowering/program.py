@@ -43,11 +43,21 @@ class Ref:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One call of a kernel: its symbol, its pointer arguments, and the ONNX name of the layer it belongs to."""
+    """One call of a kernel.
+
+    Attributes:
+        symbol: Of the kernel.
+        args: Its pointer arguments.
+        layer: ONNX name of the layer it belongs to.
+        thread: Which thread makes it.
+        stage: Calls of one stage on different threads run at once; all threads wait for each other between stages.
+    """
 
     symbol: str
     args: tuple[Ref, ...]
     layer: str
+    thread: int = 0
+    stage: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,12 +104,13 @@ class Program:
         name: C identifier; prefix of every exported symbol.
         inputs: Ports in order.
         outputs: Ports in order.
-        calls: In execution order.
+        calls: In an order in which one thread may make them all; stages ascend.
         specs: Kernels by symbol, to be built by the back end.
         functions: Ready TIR functions of fallbacks by symbol.
         arena_bytes: Size of the scratch arena, a multiple of ALIGNMENT.
         weights: All packed constants.
         layers: The report of selection.
+        threads: How many threads the calls are for.
     """
 
     name: str
@@ -111,14 +122,20 @@ class Program:
     arena_bytes: int
     weights: bytes
     layers: tuple[LayerChoice, ...]
+    threads: int = 1
 
     def __str__(self) -> str:
         """One line a call."""
         ports = [f"  {kind} {p.name}: {p.dtype}{list(p.shape)}" for kind, p in self._ports()]
-        calls = [f"  {call.layer}: {call.symbol}({', '.join(map(str, call.args))})" for call in self.calls]
+        calls = [
+            f"  {self._when(call)}{call.layer}: {call.symbol}({', '.join(map(str, call.args))})" for call in self.calls
+        ]
         head = f"program {self.name}: arena {self.arena_bytes:,} B, weights {len(self.weights):,} B"
         kernels = [f"  {symbol}: {spec}" for symbol, spec in self.specs.items()]
         return "\n".join([head, *ports, "calls", *calls, "kernels", *kernels])
+
+    def _when(self, call: Call) -> str:
+        return f"[{call.stage}.{call.thread}] " if self.threads > 1 else ""
 
     def _ports(self) -> list[tuple[str, Port]]:
         return [("input", p) for p in self.inputs] + [("output", p) for p in self.outputs]

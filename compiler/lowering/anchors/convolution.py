@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Conv in one and two dimensions, with a constant weight."""
 
-from collections.abc import Sequence
-
 import numpy as np
 import onnx_ir as ir
 
@@ -21,11 +19,10 @@ from sparsec.compiler.lowering.anchors.anchor import (
 )
 from sparsec.compiler.lowering.chain import Source
 from sparsec.compiler.lowering.codes import Codes
-from sparsec.compiler.lowering.emitter import Emitter, View
-from sparsec.compiler.lowering.kernel import Array, KernelSpec
+from sparsec.compiler.lowering.emitter import Emitter, Packed
+from sparsec.compiler.lowering.kernel import Array
 from sparsec.compiler.lowering.ops import Convolution, Epilogue
 from sparsec.compiler.lowering.regions import CHANNEL, Region
-from sparsec.compiler.lowering.select import Choice
 from sparsec.compiler.lowering.weights import Weight, weight_of
 
 
@@ -57,32 +54,29 @@ def _emit(emitter: Emitter, region: Region, weight: Weight, codes: Codes | None)
     choice = emitter.choose(op, array, weight.pattern, relayout=price)
     if choice is None:
         return False
-    packed = emitter.backend.kernels[choice.spec.family].pack(choice.spec, array)
-    _calls(emitter, region, choice, data, (sources, epilogue.operands), packed)
+    packed = emitter.pack(choice.spec, array)
+    _calls(emitter, region, data, (sources, epilogue.operands), packed)
     batch = shape_of(region.output)[0]
     macs = batch * op.out_size[0] * op.out_size[1] * array.size
-    report(emitter, region, choice, weight, packed, macs)
+    report(emitter, region, choice, weight, packed.arrays, macs)
     return True
 
 
 def _calls(
     emitter: Emitter,
     region: Region,
-    choice: Choice,
     data: ir.Value,
     operands: tuple[list[Source], tuple[str, ...]],
-    packed: Sequence[Array],
+    packed: Packed,
 ) -> None:
-    """One call an image of the batch (and one that prepares its input, where the kernel asks for it)."""
-    spec = choice.spec
+    """One call an image of the batch."""
+    spec = packed.spec
     where_in, where_out = (layout.for_kernel(kind, CHANNEL) for kind in (spec.inputs[0], spec.output))
     source = emitter.read(data, where_in)
     extra = emit_operands(emitter, spec, operands[0], operands[1], CHANNEL)
-    constants = [emitter.constant(array) for array in packed]
     target = emitter.make(region.output, where_out)
     steps_in = _image_bytes(where_in, data)
     for image in range(shape_of(data)[0]):
-        prepared = _prepare(emitter, spec, source.at(image * steps_in), region.name)
         moved = [
             view.at(image * _image_bytes(operand_layout(spec, kind, CHANNEL), value))
             if isinstance(value, ir.Value) and kind in ("full", "codes")
@@ -90,16 +84,7 @@ def _calls(
             for view, value, kind in zip(extra, *operands, strict=True)
         ]
         out = target.at(image * _image_bytes(where_out, region.output))
-        emitter.call(spec, [prepared, *constants, *moved, out], region.name)
-
-
-def _prepare(emitter: Emitter, spec: KernelSpec, source: View, layer: str) -> View:
-    first = emitter.backend.kernels[spec.family].prepare(spec)
-    if first is None:
-        return source
-    target = emitter.scratch(first.op.out_bytes)  # type: ignore[union-attr]
-    emitter.call(first, [source, target], layer)
-    return target
+        emitter.call_packed(packed, source.at(image * steps_in), moved, out, region.name)
 
 
 def _image_bytes(where: layout.Layout, value: ir.Value) -> int:

@@ -79,13 +79,12 @@ def _emit_linear(emitter: Emitter, region: Region, weight: Weight, codes: Codes 
     choice = emitter.choose(op, array, weight.pattern, relayout=price)
     if choice is None:
         return False
-    packed = emitter.backend.kernels[choice.spec.family].pack(choice.spec, array)
-    constants = [emitter.constant(part) for part in packed]
+    packed = emitter.pack(choice.spec, array)
     source = emitter.read(data, layout.for_kernel(choice.spec.inputs[0], LAST))
     extra = emit_operands(emitter, choice.spec, sources, epilogue.operands, LAST)
     target = emitter.make(region.output, layout.for_kernel(choice.spec.output, LAST))
-    emitter.call(choice.spec, [source, *constants, *extra, target], region.name)
-    report(emitter, region, choice, weight, packed, op.positions * array.size)
+    emitter.call_packed(packed, source, extra, target, region.name)
+    report(emitter, region, choice, weight, packed.arrays, op.positions * array.size)
     return True
 
 

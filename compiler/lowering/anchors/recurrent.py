@@ -103,12 +103,12 @@ def _project(emitter: Emitter, region: Region, direction: _Direction, rows: int)
         op, direction.weight, relayout=lambda spec: plain[spec.output != PLAIN or spec.inputs[0] != PLAIN]
     )
     assert choice is not None, op
-    packed = emitter.backend.kernels[choice.spec.family].pack(choice.spec, direction.weight)
+    packed = emitter.pack(choice.spec, direction.weight)
     source = region.nodes[0].inputs[0]
     assert source is not None
     target = emitter.scratch(rows * op.outputs * 4)
-    constants = [emitter.constant(array) for array in (*packed, direction.input_bias)]
-    emitter.call(choice.spec, [emitter.read(source, layout.PLAIN), *constants, target], region.name)
+    bias = [emitter.constant(direction.input_bias)]
+    emitter.call_packed(packed, emitter.read(source, layout.PLAIN), bias, target, region.name)
     return target, choice.price
 
 

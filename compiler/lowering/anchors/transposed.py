@@ -96,14 +96,8 @@ def _convolve(
     choice = emitter.choose(op, weight)
     assert choice is not None, op
     assert choice.spec.output == PLAIN or layout.for_kernel(choice.spec.output, CHANNEL).kind != "channels4"
-    kernel = emitter.backend.kernels[choice.spec.family]
-    first = kernel.prepare(choice.spec)
-    if first is not None:
-        padded = emitter.scratch(first.op.out_bytes)  # type: ignore[union-attr]
-        emitter.call(first, [source, padded], region.name)
-        source = padded
-    constants = [emitter.constant(array) for array in (*kernel.pack(choice.spec, weight), *extra)]
-    emitter.call(choice.spec, [source, *constants, out], region.name)
+    operands = [emitter.constant(array) for array in extra]
+    emitter.call_packed(emitter.pack(choice.spec, weight), source, operands, out, region.name)
     return choice.price
 
 
