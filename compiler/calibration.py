@@ -33,6 +33,7 @@ class Calibration:
         arrays: One for each model input, named after it, with a leading axis of samples. What follows that axis
             is the input's shape, with or without a leading 1 of its own.
         title: What errors call it.
+        withheld: How many samples given with these were held out by `split`.
 
     Raises:
         DataError: If there is no array, the numbers of samples differ, or a value is not finite.
@@ -40,6 +41,7 @@ class Calibration:
 
     arrays: Mapping[str, Array]
     title: str = "Calibration"
+    withheld: int = 0
 
     def __post_init__(self) -> None:
         if not self.arrays:
@@ -61,6 +63,7 @@ class Calibration:
             DataError: If it cannot be read, or see the class.
         """
         try:
+            _check_archive(path, title)
             archive = np.load(path, allow_pickle=False)
             if not isinstance(archive, NpzFile):
                 msg = f"{title} '{path}' is a single array; expected an .npz with one for each model input."
@@ -68,7 +71,7 @@ class Calibration:
             with archive:
                 arrays = {name: archive[name] for name in archive.files}
         except (OSError, ValueError, EOFError, MemoryError, OverflowError, BadZipFile, zlib.error) as error:
-            msg = f"{title} '{path}' cannot be read as .npz of plain arrays: {error}."
+            msg = f"{title} '{path}' cannot be read as .npz of plain arrays: {_plainly(error)}."
             raise DataError(msg) from error
         return cls(arrays, title)
 
@@ -92,8 +95,18 @@ class Calibration:
         for name, value in inputs.items():
             _check_type(self.title, name, self.arrays[name], value)
         if self.samples < least:
-            msg = f"{self.title} has {self.samples} samples, expected at least {least}."
+            msg = f"{self.title} has {self.samples} samples, expected at least {least}{self._whereabouts()}."
             raise DataError(msg)
+
+    def _whereabouts(self) -> str:
+        """Where the other samples are; empty if these are all that were given."""
+        if not self.withheld:
+            return ""
+        given = self.samples + self.withheld
+        return (
+            f": of the {given} given, the last {self.withheld} are held out to measure fidelity on. "
+            f"Give others to measure on with --heldout FILE.npz to keep all {given}"
+        )
 
     def check_varied(self) -> None:
         """Check that the samples are not one and the same, nor one value all over.
@@ -116,9 +129,10 @@ class Calibration:
         if self.samples < LEAST_TO_SPLIT:
             return self, self
         first = self.samples - min(self.samples // 4, MOST_HELDOUT)
-        parts = (slice(None, first), self.title), (slice(first, None), "Held-out data")
-        mine, held = (Calibration({n: a[part] for n, a in self.arrays.items()}, title) for part, title in parts)
-        return mine, held
+        mine, held = (
+            {name: array[part] for name, array in self.arrays.items()} for part in (slice(first), slice(first, None))
+        )
+        return Calibration(mine, self.title, self.samples - first), Calibration(held, "Held-out data")
 
     def shared(self, other: "Calibration") -> int:
         """How many of these samples are also among the other's."""
@@ -235,6 +249,23 @@ def _inputs(model: ir.Model) -> list[ir.Value]:
 
 def _kinds(missing: list[str], surplus: list[str]) -> tuple[tuple[str, list[str]], ...]:
     return ("missing", missing), ("surplus", surplus)
+
+
+def _check_archive(path: str | Path, title: str) -> None:
+    """Check that a file starts as archives and arrays of numpy do; `numpy.load` takes any other for a pickle."""
+    with Path(path).open("rb") as file:
+        start = file.read(8)
+    if not start.startswith(_MAGIC):
+        msg = f"{title} '{path}' is no .npz file; expected one as numpy.savez writes it, an array for each model input."
+        raise DataError(msg)
+
+
+_MAGIC = (b"\x93NUMPY", b"PK\x03\x04", b"PK\x05\x06")
+
+
+def _plainly(error: Exception) -> str:
+    """What is wrong, without the argument by which numpy would read it all the same."""
+    return "an array holds Python objects" if "allow_pickle" in str(error) else str(error)
 
 
 def _check_values(title: str, name: str, array: Array) -> None:

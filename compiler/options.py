@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, fields
 from difflib import get_close_matches
+from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from sparsec.compiler.errors import RecipeError
@@ -23,7 +24,7 @@ class Word(str):
 
 def unknown(kind: str, word: str, known: Iterable[str]) -> str:
     """The sentence for a name that is not in `known`, with the nearest one that is."""
-    names = sorted(known)
+    names = sorted(set(known))
     near = get_close_matches(word, names, n=1)
     hint = f" Did you mean '{near[0]}'?" if near else ""
     return f"Unknown {kind} '{word}'; expected one of: {', '.join(names) or '(none)'}.{hint}"
@@ -98,8 +99,12 @@ def _malformed(text: str, why: str) -> RecipeError:
 
 
 def render(name: str, instance: object) -> str:
-    """The text form of a dataclass: its name and every field. `parse_call` and `build` read it back."""
-    pairs = [f"{f.name}={_text(getattr(instance, f.name))}" for f in fields(instance)]  # type: ignore[arg-type]
+    """The text form of a dataclass: its name and every field but those that are None, which stands for not given.
+
+    `parse_call` and `build` read it back.
+    """
+    values = {entry.name: getattr(instance, entry.name) for entry in fields(instance)}  # type: ignore[arg-type]
+    pairs = [f"{name}={_text(value)}" for name, value in values.items() if value is not None]
     return name + ("{" + " ".join(pairs) + "}" if pairs else "")
 
 
@@ -117,7 +122,8 @@ def build(kind: type[T], name: str, options: Mapping[str, object]) -> T:
     """Make the pass `kind` from options, checking names and types against its fields.
 
     Args:
-        kind: A dataclass whose fields are bool, int, float, str, Literal of str, or tuple[str, ...].
+        kind: A dataclass whose fields are bool, int, float, str, Literal of str, or tuple[str, ...]; or one of them
+            and None, the default, for an option that may be left out.
         name: The pass's name, for messages.
         options: From `parse_call` or YAML.
 
@@ -136,7 +142,8 @@ def build(kind: type[T], name: str, options: Mapping[str, object]) -> T:
     return kind(**{key: _convert(value, hints[key], name, key) for key, value in options.items()})
 
 
-def _convert(value: object, kind: Any, name: str, option: str) -> object:
+def _convert(value: object, hint: Any, name: str, option: str) -> object:
+    kind = _without_none(hint)
     if get_origin(kind) is Literal:
         if value not in get_args(kind):
             raise RecipeError(f"Pass '{name}', option '{option}': " + unknown("value", str(value), get_args(kind)))
@@ -160,6 +167,12 @@ def _convert(value: object, kind: Any, name: str, option: str) -> object:
         return read(value)
     except (ValueError, TypeError):
         raise _ill_typed(value, expected, name, option) from None
+
+
+def _without_none(hint: Any) -> Any:
+    """``int`` of ``int | None``; any other type as it is."""
+    kinds = [kind for kind in get_args(hint) if kind is not NoneType] if get_origin(hint) is UnionType else [hint]
+    return kinds[0] if len(kinds) == 1 else hint
 
 
 def _bool(value: object) -> bool:

@@ -104,6 +104,10 @@ class Pass(ABC):
         """What this pass with these options requires, words of `REQUIREMENTS`; by default what its class `requires`."""
         return self.requires
 
+    def least_samples(self) -> int:
+        """How many calibration samples this pass with these options needs; by default 1 where it needs them at all."""
+        return int("calibration" in self.needs())
+
     def __str__(self) -> str:
         """The text form: ``prune-blocks{rows=4 cols=4 density=0.5}``."""
         return render(self.name, self)
@@ -195,8 +199,11 @@ REQUIREMENTS: Mapping[str, tuple[Callable[[ir.Model, PassContext], bool], str]] 
 """What a pass may require: how to test it, and what to do where it is not met."""
 
 
-STAGES: Mapping[str, int] = {"tokens": 0, "prune": 0, "quantize": 1}
-"""Stages of a pipeline by rank: scales have to fit the weights and the tokens that are kept."""
+STAGES: Mapping[str, int] = {"prepare": 0, "tokens": 0, "prune": 0, "prune-and-quantize": 1, "quantize": 2}
+"""Stages of a pipeline by rank: scales have to fit the weights and the tokens that are kept.
+
+``prepare`` moves what later passes work on, scales or the order of channels; weights on a grid cannot follow.
+"""
 
 
 class PassManager:
@@ -217,6 +224,8 @@ class PassManager:
 
     def run(self, model: ir.Model, context: PassContext | None = None) -> PipelineResult:
         """Run all passes; the model given stays as it is.
+
+        The order, requirements and numbers of samples are checked before anything runs.
 
         Raises:
             SparsecError: Whatever a pass or an instrument raises; the message says which pass failed, on which
@@ -257,6 +266,12 @@ class PassManager:
                 if not met(model, context):
                     msg = f"Pass '{step.name}' {message}"
                     raise PassError(msg)
+            least = step.least_samples()
+            if least and context.calibration is not None:
+                try:
+                    context.calibration.check(model, least)
+                except SparsecError as error:
+                    raise _located(error, step, ()) from error
 
     def _step(self, step: Pass, model: ir.Model, context: PassContext, ran: Sequence[Step]) -> tuple[ir.Model, Step]:
         try:

@@ -87,7 +87,8 @@ def built_in() -> tuple[str, ...]:
 
 
 def _entry(step: Pass) -> object:
-    options = {key: list(v) if isinstance(v, tuple) else v for key, v in vars(step).items()}
+    """A pass with its options; one that is None was not given."""
+    options = {key: list(v) if isinstance(v, tuple) else v for key, v in vars(step).items() if v is not None}
     return {step.name: options} if options else step.name
 
 

@@ -19,9 +19,9 @@ from sparsec.compiler.encoding import Quant
 from sparsec.compiler.errors import RecipeError
 from sparsec.compiler.pass_manager import LayerRecord, Pass, PassContext, PassResult
 from sparsec.compiler.pattern import Array
-from sparsec.compiler.statistics import LayerStatistics, collect
+from sparsec.compiler.statistics import LayerStatistics
 from sparsec.passes.column_sweep import output_error
-from sparsec.passes.folds.scale_folds import Fold, find_folds
+from sparsec.passes.folds.scale_folds import Fold, measured_folds
 from sparsec.passes.weight_grids import fit
 
 _STEPS = 20
@@ -48,6 +48,7 @@ class Awq(Pass):
 
     name: ClassVar[str] = "awq"
     exact: ClassVar[bool] = True
+    stage: ClassVar[str] = "prepare"
     requires: ClassVar[tuple[str, ...]] = ("calibration", "static-shapes")
     bits: int = 4
     group: int = 64
@@ -66,16 +67,15 @@ class Awq(Pass):
             )
             raise RecipeError(msg)
 
+    def least_samples(self) -> int:
+        """See `Pass.least_samples`."""
+        return self.min_samples
+
     def run(self, model: ir.Model, context: PassContext) -> PassResult:
         """See the module."""
-        folds, records = find_folds(self, model, self.ignore)
-        assert context.calibration is not None
-        context.calibration.check(model, self.min_samples)
-        context.calibration.check_varied()
-        seen = [fold.readers[0] for fold in folds]
-        known = collect(model, context.calibration, seen, hessian=True, reporter=context.reporter) if folds else {}
-        for number, fold in enumerate(folds):
-            records += self._fold(model.graph, fold, known[fold.readers[0].name])
+        folds, records = measured_folds(self, model, context, self.ignore, hessian=True)
+        for number, (fold, statistics) in enumerate(folds):
+            records += self._fold(model.graph, fold, statistics)
             context.reporter(self.name, number + 1, len(folds))
         return PassResult(model, any(not record.skipped for record in records), tuple(records))
 

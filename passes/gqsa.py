@@ -50,7 +50,7 @@ class Gqsa(PruneToDensity):
     """
 
     name: ClassVar[str] = "gqsa"
-    stage: ClassVar[str] = "quantize"
+    stage: ClassVar[str] = "prune-and-quantize"
     score: Score = "hessian"
     update: Update = "sweep"
     group: int = 16

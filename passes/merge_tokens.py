@@ -23,7 +23,6 @@ from sparsec.passes.token_merging.blocks import Block, find_blocks, leading_toke
 from sparsec.passes.token_merging.rewrite import Plan, rewrite
 from sparsec.passes.token_merging.schedule import capped, first_excess, least, schedule, shares, spread
 
-_UNSET = -1
 _DEFAULT_MACS = 0.7
 
 
@@ -40,7 +39,7 @@ class MergeTokens(Pass):
             to 2 r; numbers are rounded down.
         start: Share of the blocks, from the first on and rounded down, in which nothing merges.
         metric: What tokens are compared by: ``keys``, the mean of the heads' keys; ``tokens``, the values that merge.
-        protected: Tokens at the front that never merge; -1: as many as are put in front of the others or read by
+        protected: Tokens at the front that never merge; left out, as many as are put in front of the others or read by
             themselves, such as a class token.
         proportional: Whether attention counts a token as often as it has members.
         unmerge: ``auto``: what reads protected tokens alone gets merged ones; ``always``: it does not; ``never``: an
@@ -54,13 +53,13 @@ class MergeTokens(Pass):
     name: ClassVar[str] = "merge-tokens"
     requires: ClassVar[tuple[str, ...]] = ("static-shapes",)
     stage: ClassVar[str] = "tokens"
-    r: int = _UNSET
-    ratio: float = _UNSET
-    macs: float = _UNSET
+    r: int | None = None
+    ratio: float | None = None
+    macs: float | None = None
     inflect: float = 0.0
     start: float = 0.0
     metric: Literal["keys", "tokens"] = "keys"
-    protected: int = _UNSET
+    protected: int | None = None
     proportional: bool = True
     unmerge: Literal["auto", "always", "never"] = "auto"
     ignore: tuple[str, ...] = ()
@@ -70,21 +69,22 @@ class MergeTokens(Pass):
         if len(given) > 1:
             msg = f"Pass '{self.name}': options {' and '.join(map(repr, given))} are both given, expected one of them."
             raise RecipeError(msg)
-        self._check("r", self.r >= _UNSET, "at least 0")
-        self._check("ratio", self.ratio == _UNSET or 0 <= self.ratio <= 0.5, "0 to 0.5: at most half of them can merge")
-        self._check("macs", self.macs == _UNSET or 0 < self.macs <= 1, "more than 0 and at most 1")
+        self._check("r", self.r is None or self.r >= 0, "at least 0")
+        self._check("ratio", self.ratio is None or 0 <= self.ratio <= 0.5, "0 to 0.5: at most half of them can merge")
+        self._check("macs", self.macs is None or 0 < self.macs <= 1, "more than 0 and at most 1")
         self._check("inflect", -1 <= self.inflect <= 1, "-1 to 1")
-        self._check("inflect", not self.inflect or self.ratio == _UNSET, "0 where 'ratio' is given")
+        self._check("inflect", not self.inflect or self.ratio is None, "0 where 'ratio' is given")
         self._check("start", 0 <= self.start < 1, "at least 0 and less than 1")
-        self._check("protected", self.protected >= _UNSET, "at least 0, or -1 to find out")
+        found_out = "at least 0, or no 'protected' to find out"
+        self._check("protected", self.protected is None or self.protected >= 0, found_out)
 
     @property
     def _given(self) -> list[str]:
-        return [option for option in ("r", "ratio", "macs") if getattr(self, option) != _UNSET]
+        return [option for option in ("r", "ratio", "macs") if getattr(self, option) is not None]
 
     @property
-    def _target(self) -> float:
-        """The share of multiply-accumulates to keep; -1 where that is not what was asked for."""
+    def _target(self) -> float | None:
+        """The share of multiply-accumulates to keep; None where that is not what was asked for."""
         return self.macs if self._given else _DEFAULT_MACS
 
     def _check(self, option: str, holds: bool, expected: str) -> None:
@@ -106,7 +106,7 @@ class MergeTokens(Pass):
         model.graph.sort()
         blocks, others = find_blocks(model.graph)
         chosen, skipped = self._choose(blocks, others)
-        protected = leading_tokens(model.graph, blocks[0]) if self.protected == _UNSET else self.protected
+        protected = self._protected(model, blocks[0])
         counts = self._counts(model, blocks, chosen, protected)
         if not any(counts.values()):
             return PassResult(model, changed=False, records=tuple(skipped))
@@ -139,16 +139,32 @@ class MergeTokens(Pass):
             return "it is in 'ignore'"
         return f"it comes before start={self.start:g}" if early else ""
 
+    def _protected(self, model: ir.Model, first: Block) -> int:
+        """How many tokens at the front never merge.
+
+        Raises:
+            PassError: If there are no more tokens than that.
+        """
+        tokens = first.shape[1]
+        if self.protected is not None and self.protected >= tokens:
+            reason = (
+                f"option 'protected' is {self.protected}, but only {tokens} tokens reach it. "
+                f"Choose less than {tokens}, or leave it out to find out."
+            )
+            raise self.failure(first.name, reason)
+        return leading_tokens(model.graph, first) if self.protected is None else self.protected
+
     def _plan(self, counts: dict[Block, int], protected: int) -> Plan:
         return Plan(counts, protected, self.proportional, self.unmerge, self.metric)
 
     def _counts(self, model: ir.Model, blocks: list[Block], chosen: list[Block], protected: int) -> dict[Block, int]:
         """How many tokens merge in each chosen block."""
         number, tokens = len(chosen), blocks[0].shape[1]
-        if self._target != _UNSET:
-            return self._counts_for_macs(model, blocks, chosen, protected)
-        if self.r != _UNSET:
+        if self._target is not None:
+            return self._counts_for_macs(model, blocks, chosen, protected, self._target)
+        if self.r is not None:
             return self._legal(chosen, schedule(self.r, self.inflect, number), protected)
+        assert self.ratio is not None
         return self._legal(chosen, shares(self.ratio, tokens, protected, number), protected)
 
     def _legal(self, chosen: list[Block], counts: Sequence[int], protected: int) -> dict[Block, int]:
@@ -168,9 +184,9 @@ class MergeTokens(Pass):
         return dict(zip(chosen, counts, strict=True))
 
     def _counts_for_macs(
-        self, model: ir.Model, blocks: list[Block], chosen: list[Block], protected: int
+        self, model: ir.Model, blocks: list[Block], chosen: list[Block], protected: int, target: float
     ) -> dict[Block, int]:
-        """The fewest with which the model keeps at most the share `macs`: `r` is a multiple of 1 / blocks."""
+        """The fewest with which the model keeps at most the share `target`: `r` is a multiple of 1 / blocks."""
         whole, tokens = multiply_accumulates(model), blocks[0].shape[1]
 
         def counts(steps: int) -> dict[Block, int]:
@@ -180,16 +196,16 @@ class MergeTokens(Pass):
         def share(steps: int) -> float:
             return self._macs_left(model, blocks, counts(steps), protected) / whole
 
-        if self._target == 1:
+        if target == 1:
             return counts(0)
         most = tokens * len(blocks)
-        if (reached := share(most)) > self._target:
+        if (reached := share(most)) > target:
             msg = (
-                f"Pass '{self.name}': option 'macs' is {self._target:g}, but with as many tokens merged as can be, "
+                f"Pass '{self.name}': option 'macs' is {target:g}, but with as many tokens merged as can be, "
                 f"{reached:.4f} of the multiply-accumulates are left. Choose a larger share."
             )
             raise PassError(msg)
-        return counts(least(lambda steps: share(steps) <= self._target, most))
+        return counts(least(lambda steps: share(steps) <= target, most))
 
     def _macs_left(self, model: ir.Model, blocks: list[Block], counts: dict[Block, int], protected: int) -> int:
         """Multiply-accumulates that are left, counted on a copy."""

@@ -49,6 +49,7 @@ class PermuteChannels(Pass):
 
     name: ClassVar[str] = "permute-channels"
     exact: ClassVar[bool] = True
+    stage: ClassVar[str] = "prepare"
     pattern: str = "block(4x1)"
     density: float = 0.5
     score: Literal["magnitude", "wanda", "ria"] = "magnitude"
@@ -76,6 +77,10 @@ class PermuteChannels(Pass):
     def needs(self) -> tuple[str, ...]:
         """Calibration data for all scores but magnitude."""
         return ("static-shapes",) if self.score == "magnitude" else ("static-shapes", "calibration")
+
+    def least_samples(self) -> int:
+        """See `Pass.least_samples`."""
+        return LEAST_SAMPLES if "calibration" in self.needs() else 0
 
     def run(self, model: ir.Model, context: PassContext) -> PassResult:
         """See the module."""

@@ -82,6 +82,10 @@ class PruneChannels(Pass):
         """Calibration data for what is measured."""
         return ("static-shapes", "calibration") if self._measures else ("static-shapes",)
 
+    def least_samples(self) -> int:
+        """See `Pass.least_samples`."""
+        return LEAST_SAMPLES if self._measures else 0
+
     def run(self, model: ir.Model, context: PassContext) -> PassResult:
         """See the module."""
         couplings = analyse(model)

@@ -78,6 +78,10 @@ class PruneWeights(Pass):
         """Calibration data for all scores but magnitude, and for updates."""
         return ("calibration", "static-shapes") if self._measures else ()
 
+    def least_samples(self) -> int:
+        """See `Pass.least_samples`."""
+        return LEAST_SAMPLES if self._measures else 0
+
     def run(self, model: ir.Model, context: PassContext) -> PassResult:
         """See the class."""
         layers, skipped = choose_layers(self, model, self.ignore, self.only)

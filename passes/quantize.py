@@ -86,6 +86,10 @@ class Quantize(Pass):
         measures = self.act != "none" or self.method == "gptq"
         return ("calibration", "static-shapes") if measures else ()
 
+    def least_samples(self) -> int:
+        """See `Pass.least_samples`."""
+        return self.min_samples if self.needs() else 0
+
     def run(self, model: ir.Model, context: PassContext) -> PassResult:
         """See the module."""
         found, skipped = choose_layers(self, model, self.ignore, self.only)

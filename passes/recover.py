@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Literal
 
 import onnx_ir as ir
 
+from sparsec.compiler.encoding import EncodedTensor
 from sparsec.compiler.errors import PassError, RecipeError
 from sparsec.compiler.layers import layer_name
 from sparsec.compiler.pass_manager import LayerRecord, Pass, PassContext, PassResult
@@ -31,8 +32,8 @@ class Recover(Pass):
         method: ``reconstruct`` or ``distill``.
         train: ``weights``: everything; ``scales``: integer codes stay bit for bit, and no weight changes, only
             scales, biases and normalizations do.
-        epochs: Rounds over the samples, for each block or in all; 0: the method's own number.
-        lr: Learning rate: relative change of a weight in a step; 0: the method's own.
+        epochs: Rounds over the samples, for each block or in all; left out, the method's own number.
+        lr: Learning rate: relative change of a weight in a step; left out, the method's own.
         batch: Samples in a step.
         patience: Rounds without progress on the validation samples (the last eighth) before training stops.
         features: Weight of the feature losses of ``distill``.
@@ -49,8 +50,8 @@ class Recover(Pass):
     requires: ClassVar[tuple[str, ...]] = ("calibration", "static-shapes")
     method: Literal["reconstruct", "distill"] = "reconstruct"
     train: Literal["weights", "scales"] = "weights"
-    epochs: int = 0
-    lr: float = 0.0
+    epochs: int | None = None
+    lr: float | None = None
     batch: int = 8
     patience: int = 3
     features: float = 1.0
@@ -60,18 +61,27 @@ class Recover(Pass):
     min_samples: int = 16
 
     def __post_init__(self) -> None:
-        least = {"epochs": 0, "lr": 0, "batch": 1, "patience": 0, "features": 0, "views": 1, "min_samples": 2}
+        least = {"epochs": 1, "batch": 1, "patience": 0, "features": 0, "views": 1, "min_samples": 2}
         for option, bound in least.items():
-            if not getattr(self, option) >= bound:
-                msg = f"Pass '{self.name}': option '{option}' is {getattr(self, option)}, expected at least {bound}."
+            found = getattr(self, option)
+            if found is not None and not found >= bound:
+                hint = f", or no '{option}' for the method's own" if option == "epochs" else ""
+                msg = f"Pass '{self.name}': option '{option}' is {found}, expected at least {bound}{hint}."
                 raise RecipeError(msg)
+        if self.lr is not None and not self.lr > 0:
+            expected = "more than 0, or no 'lr' for the method's own"
+            msg = f"Pass '{self.name}': option 'lr' is {self.lr:g}, expected {expected}."
+            raise RecipeError(msg)
+
+    def least_samples(self) -> int:
+        """See `Pass.least_samples`."""
+        return self.min_samples
 
     def run(self, model: ir.Model, context: PassContext) -> PassResult:
         """See the module."""
         teacher = context.original
         if teacher is None or _same(teacher, model):
-            msg = f"Pass '{self.name}': nothing is lost yet. Put it behind a pass that loses something, as 'quantize'."
-            raise PassError(msg)
+            raise PassError(f"Pass '{self.name}': {_nothing_lost(model)}")  # noqa: EM102
         assert context.calibration is not None
         context.calibration.check(model, self.min_samples)
         check_names(self, "ignore", self.ignore, [layer_name(node) for node in model.graph])
@@ -97,7 +107,8 @@ class Recover(Pass):
     def _schedule(self, seed: int) -> Any:
         from sparsec.passes.recovery.training import Schedule
 
-        epochs, rate = self.epochs or _EPOCHS[self.method], self.lr or _RATES[self.method]
+        epochs = _EPOCHS[self.method] if self.epochs is None else self.epochs
+        rate = _RATES[self.method] if self.lr is None else self.lr
         return Schedule(epochs, rate, self.batch, self.patience, seed)
 
     def _train(self, models: Any, trainables: Any, context: PassContext) -> tuple[LayerRecord, ...]:
@@ -130,6 +141,17 @@ def _same(teacher: ir.Model, model: ir.Model) -> bool:
         [(name, id(value.const_value)) for name, value in m.graph.initializers.items()] for m in (teacher, model)
     )
     return first == second and len(teacher.graph) == len(model.graph)
+
+
+def _nothing_lost(model: ir.Model) -> str:
+    """Why there is nothing to recover."""
+    tensors = [value.const_value for value in model.graph.initializers.values()]
+    if any(isinstance(tensor, EncodedTensor) and tensor.codes is not None for tensor in tensors):
+        return (
+            "the model came with quantized weights, and no pass before this one changed it; what it lost then cannot "
+            "be won back without the float32 model. Start from that one, or leave 'recover' out."
+        )
+    return "nothing is lost yet. Put it behind a pass that loses something, as 'quantize'."
 
 
 def _require_torch() -> None:

@@ -15,8 +15,8 @@ import onnx_ir as ir
 from sparsec.compiler.errors import RecipeError
 from sparsec.compiler.pass_manager import Pass, PassContext, PassResult
 from sparsec.compiler.pattern import Array
-from sparsec.compiler.statistics import LayerStatistics, collect
-from sparsec.passes.folds.scale_folds import Fold, find_folds
+from sparsec.compiler.statistics import LayerStatistics
+from sparsec.passes.folds.scale_folds import Fold, measured_folds
 
 _LEAST = 1e-5
 """Peaks are taken to be at least this."""
@@ -37,6 +37,7 @@ class SmoothQuant(Pass):
 
     name: ClassVar[str] = "smooth-quant"
     exact: ClassVar[bool] = True
+    stage: ClassVar[str] = "prepare"
     requires: ClassVar[tuple[str, ...]] = ("calibration", "static-shapes")
     alpha: float = 0.5
     ignore: tuple[str, ...] = ()
@@ -47,16 +48,15 @@ class SmoothQuant(Pass):
             msg = f"Pass '{self.name}': option 'alpha' is {self.alpha:g}, expected 0 to 1."
             raise RecipeError(msg)
 
+    def least_samples(self) -> int:
+        """See `Pass.least_samples`."""
+        return self.min_samples
+
     def run(self, model: ir.Model, context: PassContext) -> PassResult:
         """See the module."""
-        folds, records = find_folds(self, model, self.ignore)
-        assert context.calibration is not None
-        context.calibration.check(model, self.min_samples)
-        context.calibration.check_varied()
-        seen = [fold.readers[0] for fold in folds]
-        known = collect(model, context.calibration, seen, reporter=context.reporter) if folds else {}
-        for fold in folds:
-            records += fold.apply(self, model.graph, smooth(fold, known[fold.readers[0].name], self.alpha))
+        folds, records = measured_folds(self, model, context, self.ignore)
+        for fold, statistics in folds:
+            records += fold.apply(self, model.graph, smooth(fold, statistics, self.alpha))
         return PassResult(model, any(not record.skipped for record in records), tuple(records))
 
 

@@ -139,7 +139,7 @@ def choose(model: ir.Model, only: Sequence[str] = ()) -> list[Layer]:
     known = list(layers(model))
     for pattern in only:
         if not any(matches(layer.name, (pattern,)) for layer in known):
-            msg = "Option 'layers': " + unknown("layer", pattern, [layer.name for layer in known])
+            msg = "Option '--layers': " + unknown("layer", pattern, [layer.name for layer in known])
             raise ModelError(msg)
     found = {layer.weight.name: layer for layer in reversed(known) if not only or matches(layer.name, tuple(only))}
     if not found:

@@ -15,8 +15,9 @@ import onnx_ir as ir
 from sparsec.compiler.encoding import EncodedTensor
 from sparsec.compiler.graph import attribute, shape_of
 from sparsec.compiler.layers import Layer, layer_name
-from sparsec.compiler.pass_manager import LayerRecord, Pass
+from sparsec.compiler.pass_manager import LayerRecord, Pass, PassContext
 from sparsec.compiler.pattern import Array
+from sparsec.compiler.statistics import LayerStatistics, collect
 from sparsec.passes.folds.scale_sources import Channels, Source, trace
 from sparsec.passes.selection import choose_layers
 
@@ -86,6 +87,24 @@ def find_folds(step: Pass, model: ir.Model, ignore: tuple[str, ...]) -> tuple[li
         else:
             skipped += [LayerRecord(layer.name, found, skipped=True) for layer in readers]
     return folds, skipped
+
+
+def measured_folds(
+    step: Pass, model: ir.Model, context: PassContext, ignore: tuple[str, ...], *, hessian: bool = False
+) -> tuple[list[tuple[Fold, LayerStatistics]], list[LayerRecord]]:
+    """The folds of a model, each with what its first reader reads on the samples, and the records of `find_folds`.
+
+    Raises:
+        PassError: As `find_folds`.
+        DataError: If the samples are too few for the pass, all the same, or do not fit the model.
+    """
+    folds, records = find_folds(step, model, ignore)
+    assert context.calibration is not None
+    context.calibration.check(model, step.least_samples())
+    context.calibration.check_varied()
+    seen = [fold.readers[0] for fold in folds]
+    known = collect(model, context.calibration, seen, hessian=hessian, reporter=context.reporter) if folds else {}
+    return [(fold, known[fold.readers[0].name]) for fold in folds], records
 
 
 def store(layer: Layer, matrix: Array) -> None:

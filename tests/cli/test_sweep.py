@@ -160,7 +160,7 @@ def test_bad_samples_are_code_1_and_leave_nothing(array, says, data, refused):
 @pytest.mark.parametrize(
     ("more", "says"),
     [
-        (("--layers", "frist"), ("Option 'layers': Unknown layer 'frist'", "Did you mean 'first'?")),
+        (("--layers", "frist"), ("Option '--layers': Unknown layer 'frist'", "Did you mean 'first'?")),
         (("--layers", "z*"), "Unknown layer 'z*'"),
         (("--pattern", "block(4x4)"), "Pattern 'block(4x4)' fits none of the layers: 'first': it has 512 weights"),
         (("--budget", "0.1", "--densities", "0.5"), "Budget 0.1 is below 0.5"),

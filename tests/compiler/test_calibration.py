@@ -103,8 +103,34 @@ def test_bad_files_are_refused(tmp_path):
     (tmp_path / "empty.npz").touch()
     np.savez(tmp_path / "nothing.npz")
     for name in ("none.npz", "noise.npz", "objects.npz", "cut.npz", "empty.npz", "single.npy", "nothing.npz"):
-        with pytest.raises(DataError, match="Calibration"):
+        with pytest.raises(DataError, match="Calibration") as caught:
             Calibration.load(tmp_path / name)
+        assert "pickle" not in str(caught.value)
+
+
+UNREADABLE = {
+    b"x,y\n1,2\n": "is no .npz file; expected one as numpy.savez writes it, an array for each model input.",
+    b"PK\x03\x04rest": "cannot be read as .npz of plain arrays: File is not a zip file.",
+}
+
+
+@pytest.mark.parametrize("content", UNREADABLE)
+def test_what_is_wrong_with_a_file_is_said_in_words(content, tmp_path):
+    path = tmp_path / "samples.npz"
+    path.write_bytes(content)
+    with pytest.raises(DataError) as caught:
+        Calibration.load(path)
+    assert str(caught.value) == f"Calibration '{path}' {UNREADABLE[content]}"
+
+
+def test_objects_in_a_file_are_refused_in_words(tmp_path):
+    path = tmp_path / "objects.npz"
+    np.savez(path, x=np.array([{}, None], dtype=object))
+    with pytest.raises(DataError) as caught:
+        Calibration.load(path)
+    assert str(caught.value) == (
+        f"Calibration '{path}' cannot be read as .npz of plain arrays: an array holds Python objects."
+    )
 
 
 def test_value_that_overflows_is_an_error(model):
@@ -120,6 +146,19 @@ def test_the_last_quarter_is_held_out():
         np.testing.assert_array_equal(np.concatenate((first.arrays["x"], last.arrays["x"])), _arrays(samples)["x"])
         assert first.shared(last) == 0
         assert last.title == "Held-out data"
+
+
+def test_too_few_after_the_split_says_how_many_were_given(model):
+    mine, held = Calibration(_arrays(16)).split()
+    with pytest.raises(DataError) as caught:
+        mine.check(model, 16)
+    assert str(caught.value) == (
+        "Calibration has 12 samples, expected at least 16: of the 16 given, the last 4 are held out to measure "
+        "fidelity on. Give others to measure on with --heldout FILE.npz to keep all 16."
+    )
+    with pytest.raises(DataError) as caught:
+        held.check(model, 5)
+    assert str(caught.value) == "Held-out data has 4 samples, expected at least 5."
 
 
 def test_few_samples_are_not_split():

@@ -2,12 +2,14 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as ir_passes
 import pytest
 
-from sparsec.compiler.errors import ModelError, PassError, RecipeError
-from sparsec.compiler.options import build, parse_call
+from sparsec.compiler.calibration import Calibration
+from sparsec.compiler.errors import DataError, ModelError, PassError, RecipeError
+from sparsec.compiler.options import build, parse_call, unknown
 from sparsec.compiler.pass_manager import (
     Instrument,
     LayerRecord,
@@ -257,3 +259,56 @@ def test_passes_see_the_model_before_the_first_that_loses_anything(model):
     Staged.seen.clear()
     PassManager([Exact(), Staged(), Late()]).run(model)
     assert [seen.graph[0].name for seen in Staged.seen] == ["rewritten", "rewritten"]
+
+
+@dataclass(frozen=True)
+class Optional(Tune):
+    name: ClassVar[str] = "optional"
+    depth: int | None = None
+    share: float | None = None
+
+
+@pytest.mark.parametrize("step", [Optional(1), Optional(1, depth=0), Optional(1, share=0.5), Optional(1, 0.5, depth=3)])
+def test_an_option_that_was_not_given_is_left_out_of_the_text(step):
+    text = str(step)
+    name, options = parse_call(text)
+    assert build(Optional, name, options) == step
+    assert ("depth" in text, "share" in text) == (step.depth is not None, step.share is not None)
+
+
+def test_an_option_that_may_be_left_out_has_a_type_all_the_same():
+    with pytest.raises(RecipeError) as caught:
+        build(Optional, *parse_call("optional{steps=1 depth=deep}"))
+    assert str(caught.value) == "Pass 'optional': option 'depth' is deep, expected an integer."
+
+
+@dataclass(frozen=True)
+class Measures(Staged):
+    name: ClassVar[str] = "measure-some"
+    requires: ClassVar[tuple[str, ...]] = ("calibration",)
+    least: int = 3
+
+    def least_samples(self):
+        return self.least
+
+
+def test_samples_are_counted_before_anything_runs(model):
+    Staged.seen.clear()
+    context = PassContext(calibration=Calibration({"x": np.float32([[1, 2], [3, 4]])}))
+    with pytest.raises(DataError) as caught:
+        PassManager([Staged(), Measures()]).run(model, context)
+    assert str(caught.value) == "Pass 'measure-some': Calibration has 2 samples, expected at least 3."
+    assert not Staged.seen
+    assert PassManager([Staged(), Measures(least=2)]).run(model, context).changed
+
+
+def test_samples_are_compared_with_the_inputs_before_anything_runs(model):
+    Staged.seen.clear()
+    context = PassContext(calibration=Calibration({"z": np.ones((9, 2), np.float32)}))
+    with pytest.raises(DataError, match=r"^Pass 'measure-some': Calibration does not fit the model's inputs \(x\)"):
+        PassManager([Staged(), Measures()]).run(model, context)
+    assert not Staged.seen
+
+
+def test_a_name_that_is_there_twice_is_listed_once():
+    assert unknown("layer", "zz", ["b", "a", "b"]) == "Unknown layer 'zz'; expected one of: a, b."

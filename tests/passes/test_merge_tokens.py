@@ -354,13 +354,16 @@ def test_positions_between_attentions_are_refused(transformer, normal):
 BAD = {
     "r=2 ratio=0.1": "options 'r' and 'ratio' are both given, expected one of them.",
     "r=-2": "option 'r' is -2, expected at least 0.",
+    "r=-1": "option 'r' is -1, expected at least 0.",
+    "ratio=-1": "option 'ratio' is -1, expected 0 to 0.5: at most half of them can merge.",
+    "macs=-1": "option 'macs' is -1, expected more than 0 and at most 1.",
     "ratio=0.6": "option 'ratio' is 0.6, expected 0 to 0.5: at most half of them can merge.",
     "macs=0": "option 'macs' is 0, expected more than 0 and at most 1.",
     "macs=1.5": "option 'macs' is 1.5, expected more than 0 and at most 1.",
     "r=2 inflect=2": "option 'inflect' is 2, expected -1 to 1.",
     "ratio=0.2 inflect=1": "option 'inflect' is 1, expected 0 where 'ratio' is given.",
     "r=2 start=1": "option 'start' is 1, expected at least 0 and less than 1.",
-    "r=2 protected=-3": "option 'protected' is -3, expected at least 0, or -1 to find out.",
+    "r=2 protected=-3": "option 'protected' is -3, expected at least 0, or no 'protected' to find out.",
 }
 
 
@@ -369,6 +372,22 @@ def test_bad_options(options):
     with pytest.raises(RecipeError) as error:
         parse_pass(f"merge-tokens{{{options}}}")
     assert str(error.value) == f"Pass 'merge-tokens': {BAD[options]}"
+
+
+def test_more_protected_tokens_than_there_are(transformer):
+    with pytest.raises(PassError) as caught:
+        merge(transformer(tokens=16), "protected=20")
+    assert str(caught.value) == (
+        "Pass 'merge-tokens' on 'p0': option 'protected' is 20, but only 16 tokens reach it. "
+        "Choose less than 16, or leave it out to find out."
+    )
+
+
+def test_what_is_not_given_is_left_out_of_the_text():
+    for text in ("merge-tokens", "merge-tokens{r=0}", "merge-tokens{ratio=0.2 protected=1}", "merge-tokens{macs=0.5}"):
+        step = parse_pass(text)
+        assert parse_pass(str(step)) == step
+    assert str(parse_pass("merge-tokens{r=2}")).startswith("merge-tokens{r=2 inflect=0.0 ")
 
 
 def test_unknown_block_in_ignore(transformer):

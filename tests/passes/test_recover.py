@@ -293,9 +293,12 @@ def test_says_what_it_does_and_how_long(original):
 
 
 OPTIONS = {
-    "epochs=-1": "Pass 'recover': option 'epochs' is -1, expected at least 0.",
+    "epochs=0": "Pass 'recover': option 'epochs' is 0, expected at least 1, or no 'epochs' for the method's own.",
+    "epochs=-1": "Pass 'recover': option 'epochs' is -1, expected at least 1, or no 'epochs' for the method's own.",
+    "lr=0": "Pass 'recover': option 'lr' is 0, expected more than 0, or no 'lr' for the method's own.",
+    "lr=0x": "Pass 'recover': option 'lr' is 0x, expected a number.",
     "batch=0": "Pass 'recover': option 'batch' is 0, expected at least 1.",
-    "lr=-0.1": "Pass 'recover': option 'lr' is -0.1, expected at least 0.",
+    "lr=-0.1": "Pass 'recover': option 'lr' is -0.1, expected more than 0, or no 'lr' for the method's own.",
     "min_samples=1": "Pass 'recover': option 'min_samples' is 1, expected at least 2.",
 }
 
@@ -318,9 +321,30 @@ def test_needs_a_pass_that_loses_something(original):
     assert str(caught.value) == wanted
 
 
-def test_needs_samples(original):
-    with pytest.raises(DataError, match=r"^Pass 'recover': Calibration has 15 samples, expected at least 16\."):
+def test_a_model_that_came_quantized_has_nothing_to_recover(original):
+    context = _context("tiny-cnn")
+    model = _run(original("tiny-cnn"), context, "quantize").model
+    for passes in (("recover",), ("quantize", "recover")):
+        with pytest.raises(PassError) as caught:
+            _run(model, context, *passes)
+        assert str(caught.value).removesuffix(" Ran before it: quantize.") == (
+            "Pass 'recover': the model came with quantized weights, and no pass before this one changed it; what it "
+            "lost then cannot be won back without the float32 model. Start from that one, or leave 'recover' out."
+        )
+
+
+def test_what_is_not_given_is_the_methods_own():
+    for text in ("recover", "recover{method=distill epochs=3}", "recover{lr=0.0003}"):
+        step = parse_pass(text)
+        assert parse_pass(str(step)) == step
+    assert "epochs" not in str(Recover())
+    assert "lr" not in str(Recover())
+
+
+def test_needs_samples_before_anything_runs(original):
+    with pytest.raises(DataError) as caught:
         _run(original("tiny-cnn"), _context("tiny-cnn", 15), PRUNE, "recover")
+    assert str(caught.value) == "Pass 'recover': Calibration has 15 samples, expected at least 16."
     with pytest.raises(PassError, match=r"^Pass 'recover' needs calibration data\."):
         _run(original("tiny-cnn"), PassContext(), PRUNE, "recover")
 

@@ -183,8 +183,30 @@ def test_pruned_weights_stay_pruned_and_quantized_ones_are_left(build, fold, run
     (layer,) = layers(result.model)
     assert str(layer.encoded.encoding) == "block(4x4)"
     assert layer.mask.mean() == 0.5
-    late = fold(model, SmoothQuant(), Quantize(act="none"))
-    assert late.steps[1].records[0].note == "its weight is already quantized; fold scales before 'quantize'"
+    quantized = fold(model, Quantize(act="none")).model
+    (record,) = fold(quantized, SmoothQuant()).steps[0].records
+    assert record.note == "its weight is already quantized; fold scales before 'quantize'"
+
+
+ORDERS = {
+    ("quantize", "awq"): "Pass 'awq' stands after 'quantize', which has to come later. "
+    "This order works: awq, quantize.",
+    ("quantize", "smooth-quant"): "Pass 'smooth-quant' stands after 'quantize', which has to come later. "
+    "This order works: smooth-quant, quantize.",
+    ("quantize", "permute-channels"): "Pass 'permute-channels' stands after 'quantize', which has to come later. "
+    "This order works: permute-channels, quantize.",
+    ("quantize", "gqsa"): "Pass 'gqsa' stands after 'quantize', which has to come later. "
+    "This order works: gqsa, quantize.",
+    ("prune-nm", "gqsa", "awq"): "Pass 'awq' stands after 'gqsa', which has to come later. "
+    "This order works: prune-nm, awq, gqsa.",
+}
+
+
+@pytest.mark.parametrize("passes", ORDERS)
+def test_an_order_that_would_do_nothing_is_refused_with_one_that_works(passes, build):
+    with pytest.raises(RecipeError) as caught:
+        PassManager(map(parse_pass, passes)).run(build(SEQUENCE % "y = MatMul(x, w1)"))
+    assert str(caught.value) == ORDERS[passes]
 
 
 def test_ignored_layer_keeps_its_neighbours_as_they_are(build, fold):

@@ -202,7 +202,7 @@ def test_samples_that_do_not_serve_are_refused(data, message):
 def test_a_layer_that_is_not_there_is_refused(context):
     with pytest.raises(ModelError) as caught:
         sweep(network(), Request((BLOCKS,), (0.5,), only=("midle",)), context)
-    expected = "Option 'layers': Unknown layer 'midle'; expected one of: first, last, middle. Did you mean 'middle'?"
+    expected = "Option '--layers': Unknown layer 'midle'; expected one of: first, last, middle. Did you mean 'middle'?"
     assert str(caught.value) == expected
 
 
