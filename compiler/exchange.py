@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from sparsec.compiler.encoding import EncodedTensor, Quant, from_matrix
 from sparsec.compiler.errors import ModelError
+from sparsec.compiler.graph import free_name, value_names
 from sparsec.compiler.pattern import Array
 from sparsec.compiler.qdq_weights import METADATA, read_bias, read_weight, with_reshape
 
@@ -31,10 +32,11 @@ def to_onnx(model: ir.Model) -> onnx.ModelProto:
         ModelError: If quantized weights meet an opset older than 13.
     """
     copy = model.clone()
+    taken = value_names(copy.graph)
     for value in list(copy.graph.initializers.values()):
         tensor = value.const_value
         if isinstance(tensor, EncodedTensor) and tensor.codes is not None and _sayable(copy.graph, tensor):
-            _dequantize(copy.graph, value, tensor)
+            _dequantize(copy.graph, value, tensor, taken)
     return ir.to_proto(copy)
 
 
@@ -63,25 +65,25 @@ def _sayable(graph: ir.Graph, tensor: EncodedTensor) -> bool:
     return not grouped or graph.opset_imports.get("", GROUPS_OPSET) >= GROUPS_OPSET
 
 
-def _dequantize(graph: ir.Graph, value: ir.Value, tensor: EncodedTensor) -> None:
+def _dequantize(graph: ir.Graph, value: ir.Value, tensor: EncodedTensor, taken: set[str]) -> None:
     if graph.opset_imports.get("", _LEAST_OPSET) < _LEAST_OPSET:
         msg = (
             f"Weight '{value.name}' is quantized: the model has opset {graph.opset_imports['']}, expected 13 or newer."
         )
         raise ModelError(msg)
     assert value.name is not None
-    name, nodes = value.name, _decoder(graph, value.name, tensor)
+    name, nodes = value.name, _decoder(graph, value.name, tensor, taken)
     for node in nodes:
         node.metadata_props[METADATA] = str(tensor.encoding)
     output = nodes[-1].outputs[0]
     output.shape, output.dtype = value.shape, ir.DataType.FLOAT
     value.replace_all_uses_with(output, replace_graph_outputs=True)
     del graph.initializers[name]
-    value.name, output.name = f"{name}.encoded", name
+    value.name, output.name = free_name(f"{name}.encoded", taken), name
     graph.insert_before(graph[0], nodes)
 
 
-def _decoder(graph: ir.Graph, name: str, tensor: EncodedTensor) -> list[ir.Node]:
+def _decoder(graph: ir.Graph, name: str, tensor: EncodedTensor, taken: set[str]) -> list[ir.Node]:
     """DequantizeLinear over a tensor's arrays; groups that run over several axes need a Reshape behind it."""
     quant, scales, codes = tensor.encoding.quant, tensor.scales, tensor.codes
     assert quant is not None
@@ -94,11 +96,12 @@ def _decoder(graph: ir.Graph, name: str, tensor: EncodedTensor) -> list[ir.Node]
     if tensor.zero_points is not None:
         arrays["zero_points"] = place(tensor.zero_points)
     types = dict.fromkeys(("codes", "zero_points"), _code_type(graph, quant))
-    inputs = [_initializer(graph, f"{name}.{role}", array, types.get(role)) for role, array in arrays.items()]
+    names = {role: free_name(f"{name}.{role}", taken) for role in arrays}
+    inputs = [_initializer(graph, names[role], array, types.get(role)) for role, array in arrays.items()]
     nodes = [ir.node("DequantizeLinear", inputs, attributes, name=f"{name}.dequantize")]
     if flat:
-        nodes[0].outputs[0].name = f"{name}.matrix"
-        shape = _initializer(graph, f"{name}.shape", np.array(codes.shape, np.int64))
+        nodes[0].outputs[0].name = free_name(f"{name}.matrix", taken)
+        shape = _initializer(graph, free_name(f"{name}.shape", taken), np.array(codes.shape, np.int64))
         nodes.append(ir.node("Reshape", [nodes[0].outputs[0], shape], name=f"{name}.reshape"))
     return nodes
 
@@ -138,8 +141,6 @@ _CODE_TYPES: Mapping[tuple[bool, bool], ir.DataType] = {
 
 
 def _initializer(graph: ir.Graph, name: str, array: Any, dtype: ir.DataType | None = None) -> ir.Value:
-    while name in graph.initializers:
-        name += "_"
     typed = np.ascontiguousarray(array) if dtype is None else array.astype(dtype.numpy())
     value = ir.val(name, const_value=ir.tensor(typed, name=name))
     graph.register_initializer(value)

@@ -74,3 +74,22 @@ def only_consumer(value: ir.Value) -> ir.Node | None:
     """The one node that reads a value which is no graph output; None otherwise."""
     nodes = consumers_of(value)
     return nodes[0] if len(nodes) == 1 and not value.is_graph_output() else None
+
+
+def value_names(graph: ir.Graph) -> set[str]:
+    """Names of all values: inputs, initializers and what nodes compute, those of inner graphs too."""
+    nodes = list(graph.all_nodes())
+    graphs = dict.fromkeys((graph, *(node.graph for node in nodes if isinstance(node.graph, ir.Graph))))
+    found = {str(value.name) for node in nodes for value in node.outputs if value.name}
+    for part in graphs:
+        found.update(str(value.name) for value in part.inputs)
+        found.update(part.initializers)
+    return found
+
+
+def free_name(wanted: str, taken: set[str]) -> str:
+    """The wanted name, with underscores behind it as long as it is taken; now it is."""
+    while wanted in taken:
+        wanted += "_"
+    taken.add(wanted)
+    return wanted

@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from sparsec.compiler.calibration import Calibration
-from sparsec.compiler.graph import attribute, constant_of, only_consumer, shape_of, source_of
+from sparsec.compiler.graph import attribute, constant_of, free_name, only_consumer, shape_of, source_of, value_names
 from sparsec.compiler.layers import Layer, layer_name, layers
 from sparsec.compiler.pass_manager import Reporter, silent
 from sparsec.compiler.pattern import Array
@@ -53,8 +53,9 @@ def correct_biases(
     if not wanted:
         return set()
     errors = _mean_errors(original, changed, wanted, calibration, reporter)
+    constants = _Constants(changed.graph)
     for name in wanted:
-        places[name].subtract(changed.graph, errors[name])
+        places[name].subtract(constants, errors[name])
     return set(wanted)
 
 
@@ -70,7 +71,7 @@ class _Place:
     node: ir.Node
     index: int
 
-    def subtract(self, graph: ir.Graph, error: Array) -> None:
+    def subtract(self, constants: "_Constants", error: Array) -> None:
         if len(self.node.inputs) <= self.index:
             self.node.resize_inputs(self.index + 1)
         old = self.node.inputs[self.index]
@@ -79,7 +80,7 @@ class _Place:
         if old is not None and len(old.uses()) == 1 and bias is not None and bias.shape == array.shape:
             old.const_value = ir.tensor(array, name=old.name)
             return
-        self.node.replace_input_with(self.index, _constant(graph, f"{layer_name(self.node)}.corrected_bias", array))
+        self.node.replace_input_with(self.index, constants.add(f"{layer_name(self.node)}.corrected_bias", array))
 
 
 def _place(layer: Layer) -> _Place | None:
@@ -105,7 +106,8 @@ def _mean_errors(
     model = original.clone()
     compressed = {layer.name: layer for layer in layers(changed)}
     nodes = {layer_name(node): node for node in model.graph}
-    outputs = {name: _twin(model.graph, nodes[name], compressed[name]) for name in names}
+    constants = _Constants(model.graph)
+    outputs = {name: _twin(constants, nodes[name], compressed[name]) for name in names}
     oracle = Oracle(model, [str(value.name) for value in outputs.values()])
     sums = dict.fromkeys(names, np.zeros(()))
     samples = min(SAMPLES, calibration.samples)
@@ -116,20 +118,20 @@ def _mean_errors(
     return {name: total / samples for name, total in sums.items()}
 
 
-def _twin(graph: ir.Graph, node: ir.Node, layer: Layer) -> ir.Value:
+def _twin(constants: "_Constants", node: ir.Node, layer: Layer) -> ir.Value:
     """Add the compressed layer beside the original one; the value of their mean difference."""
-    name, data = layer.name, node.inputs[0]
+    graph, name, data = constants.graph, layer.name, node.inputs[0]
     assert data is not None
     for step in _quantizer(layer.node):
-        data = _add(graph, node, step.op_type, [data, *_copies(graph, step, f"{name}.{step.op_type}")])
-    weight = _constant(graph, f"{name}.twin_weight", layer.tensor.numpy())
-    twin = _add(graph, node, node.op_type, [data, weight, *node.inputs[2:]], node.attributes)
-    difference = _add(graph, node, "Sub", [twin, node.outputs[0]])
+        data = _add(graph, step.op_type, [data, *_copies(constants, step, f"{name}.{step.op_type}")])
+    weight = constants.add(f"{name}.twin_weight", layer.tensor.numpy())
+    twin = _add(graph, node.op_type, [data, weight, *node.inputs[2:]], node.attributes)
+    difference = _add(graph, "Sub", [twin, node.outputs[0]])
     rank = len(shape_of(node.outputs[0]))
     channel = rank - 1 if node.op_type == "MatMul" else 1
     axes = np.array([axis for axis in range(rank) if axis != channel], np.int64)
-    given = _constant(graph, f"{name}.twin_axes", axes)
-    return _add(graph, node, "ReduceMean", [difference, given], {"keepdims": ir.AttrInt64("keepdims", 0)})
+    given = constants.add(f"{name}.twin_axes", axes)
+    return _add(graph, "ReduceMean", [difference, given], {"keepdims": ir.AttrInt64("keepdims", 0)})
 
 
 def _quantizer(node: ir.Node) -> list[ir.Node]:
@@ -143,14 +145,13 @@ def _quantizer(node: ir.Node) -> list[ir.Node]:
     return chain
 
 
-def _copies(graph: ir.Graph, node: ir.Node, name: str) -> list[ir.Value]:
-    constants = [constant_of(value) for value in node.inputs[1:]]
-    return [_constant(graph, f"{name}.{n}", array) for n, array in enumerate(constants) if array is not None]
+def _copies(constants: "_Constants", node: ir.Node, name: str) -> list[ir.Value]:
+    arrays = [constant_of(value) for value in node.inputs[1:]]
+    return [constants.add(f"{name}.{n}", array) for n, array in enumerate(arrays) if array is not None]
 
 
 def _add(
     graph: ir.Graph,
-    before: ir.Node,
     op_type: str,
     inputs: list[ir.Value | None],
     attributes: Mapping[str, ir.Attr] | None = None,
@@ -160,9 +161,14 @@ def _add(
     return node.outputs[0]
 
 
-def _constant(graph: ir.Graph, name: str, array: Array) -> ir.Value:
-    while name in graph.initializers:
-        name += "_"
-    value = ir.val(name, const_value=ir.tensor(array, name=name))
-    graph.register_initializer(value)
-    return value
+class _Constants:
+    """Makes initializers of a graph, under names that no value has."""
+
+    def __init__(self, graph: ir.Graph) -> None:
+        self.graph, self._taken = graph, value_names(graph)
+
+    def add(self, wanted: str, array: Array) -> ir.Value:
+        name = free_name(wanted, self._taken)
+        value = ir.val(name, const_value=ir.tensor(array, name=name))
+        self.graph.register_initializer(value)
+        return value

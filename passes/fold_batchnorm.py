@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from sparsec.compiler.encoding import EncodedTensor
-from sparsec.compiler.graph import attribute, constant_of, only_consumer, source_of
+from sparsec.compiler.graph import attribute, constant_of, free_name, only_consumer, source_of, value_names
 from sparsec.compiler.layers import layer_name, weight_axis
 from sparsec.compiler.pass_manager import LayerRecord, Pass, PassContext, PassResult
 from sparsec.compiler.pattern import Array
@@ -117,9 +117,7 @@ def _set_input(graph: ir.Graph, layer: ir.Node, index: int, array: Array, role: 
         old.const_value = _tensor(old, array.astype(np.float32))
         old.shape = ir.Shape(array.shape)
         return
-    name = f"{layer_name(layer)}.{role}"
-    while name in graph.initializers:
-        name += "_"
+    name = free_name(f"{layer_name(layer)}.{role}", value_names(graph))
     value = ir.val(name, const_value=ir.tensor(array.astype(np.float32), name=name))
     graph.register_initializer(value)
     layer.replace_input_with(index, value)

@@ -13,7 +13,16 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common
 
-from sparsec.compiler.graph import attribute, constant_of, only_consumer, scalar_of, shape_of, source_of
+from sparsec.compiler.graph import (
+    attribute,
+    constant_of,
+    free_name,
+    only_consumer,
+    scalar_of,
+    shape_of,
+    source_of,
+    value_names,
+)
 from sparsec.compiler.layers import layer_name
 from sparsec.compiler.pass_manager import LayerRecord, Pass, PassContext, PassResult
 
@@ -154,8 +163,7 @@ def _vector(graph: ir.Graph, node: ir.Node | None, name: str, length: int) -> ir
     """The constant operand of a scaling or shifting node; ones where there is no node."""
     if node is not None:
         return next(v for v in node.inputs if v is not None and constant_of(v) is not None)
-    while name in graph.initializers:
-        name += "_"
+    name = free_name(name, value_names(graph))
     value = ir.val(name, const_value=ir.tensor(np.ones(length, np.float32), name=name))
     graph.register_initializer(value)
     return value

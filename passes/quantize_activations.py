@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_ir as ir
 
-from sparsec.compiler.graph import scalar_of, source_of
+from sparsec.compiler.graph import free_name, scalar_of, source_of, value_names
 from sparsec.passes.ranges import Grid
 
 _ROOMY = 1.25
@@ -65,19 +65,22 @@ class _Maker:
     graph: ir.Graph
     value: ir.Value
     nodes: list[ir.Node] = field(default_factory=list)
+    taken: set[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.taken = value_names(self.graph)
 
     def scalar(self, role: str, number: np.generic) -> ir.Value:
-        name = f"{self.value.name}.{role}"
-        while name in self.graph.initializers:
-            name += "_"
+        name = free_name(f"{self.value.name}.{role}", self.taken)
         made = ir.val(name, const_value=ir.tensor(np.asarray(number), name=name))
         self.graph.register_initializer(made)
         return made
 
     def node(self, op_type: str, inputs: Sequence[ir.Value], role: str) -> ir.Value:
-        node = ir.node(op_type, inputs, name=f"{self.value.name}.{_VERBS[op_type]}")
+        name = free_name(f"{self.value.name}.{_VERBS[op_type]}", {str(node.name) for node in self.graph})
+        node = ir.node(op_type, inputs, name=name)
         output = node.outputs[0]
-        output.name, output.shape = f"{self.value.name}.{role}", self.value.shape
+        output.name, output.shape = free_name(f"{self.value.name}.{role}", self.taken), self.value.shape
         output.type = ir.TensorType(ir.DataType.UINT8 if role == "codes" else ir.DataType.FLOAT)
         self.nodes.append(node)
         return output

@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from sparsec.compiler.couplings.analysis import Couplings
 from sparsec.compiler.couplings.axes import Atom, Axis, Selection, select, size_of
-from sparsec.compiler.graph import attribute, constant_of
+from sparsec.compiler.graph import attribute, constant_of, free_name, value_names
 from sparsec.compiler.layers import layer_name
 from sparsec.compiler.pattern import Array
 
@@ -109,9 +109,7 @@ def _set_resize(couplings: Couplings, node: ir.Node, sizes: Mapping[Atom, int]) 
 def _set(couplings: Couplings, node: ir.Node, index: int, numbers: list[int]) -> None:
     """Give a node a constant of its own as an input."""
     graph = couplings.model.graph
-    name = f"{layer_name(node)}.{_ROLES[node.op_type][index]}"
-    while name in graph.initializers:
-        name += "_"
+    name = free_name(f"{layer_name(node)}.{_ROLES[node.op_type][index]}", value_names(graph))
     array: Array = np.array(numbers, np.int64)
     value = ir.Value(name=name, shape=ir.Shape(array.shape), const_value=ir.tensor(array, name=name))
     value.type = ir.TensorType(ir.DataType.INT64)

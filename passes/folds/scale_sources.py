@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from sparsec.compiler.encoding import EncodedTensor
-from sparsec.compiler.graph import attribute, constant_of, shape_of
+from sparsec.compiler.graph import attribute, constant_of, free_name, shape_of, value_names
 from sparsec.compiler.layers import Layer, find_layer, layer_name
 from sparsec.compiler.pattern import Array
 
@@ -86,9 +86,7 @@ class Source:
     def _set(self, graph: ir.Graph, value: ir.Value, array: Array, encoded: EncodedTensor | None) -> None:
         """Change the constant in place, or give the node one of its own where others read it too."""
         shared = len(value.uses()) > 1 or value.is_graph_output()
-        name = f"{layer_name(self.node)}.scaled" if shared else str(value.name)
-        while shared and name in graph.initializers:
-            name += "_"
+        name = free_name(f"{layer_name(self.node)}.scaled", value_names(graph)) if shared else str(value.name)
         tensor: ir.TensorProtocol = ir.tensor(array, name=name)
         if encoded is not None:
             tensor = EncodedTensor(name, encoded.encoding, encoded.mask, encoded.axis, values=array)

@@ -228,3 +228,16 @@ def test_old_opset_is_refused():
     message = r"Weight 'w' is quantized: the model has opset 11, expected 13 or newer\."
     with pytest.raises(ModelError, match=message):
         to_onnx(_encoded(opset=11))
+
+
+def test_new_names_are_those_of_no_other_value():
+    model = _encoded()
+    x = model.graph.inputs[0]
+    for name in ("w.codes", "w.scales", "w.encoded"):
+        node = ir.node("Neg", [x], name=name)
+        node.outputs[0].name = name
+        model.graph.append(node)
+    proto = to_onnx(model)
+    onnx.checker.check_model(proto, full_check=True)
+    assert {tensor.name for tensor in proto.graph.initializer} == {"w.codes_", "w.scales_"}
+    np.testing.assert_array_equal(_run(model)[1], _run(_encoded())[1])

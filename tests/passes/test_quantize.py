@@ -222,3 +222,31 @@ def test_bad_option_gives_this_message(option):
     with pytest.raises(RecipeError) as caught:
         parse_pass(f"quantize{{{option}}}")
     assert str(caught.value) == BAD[option]
+
+
+CLASHES = """g (float[1,8,6,6] x, float[1] x__scale)
+    => (float[1,4,6,6] y, float[1] x__codes, float[1] v__codes, float[1] z) {
+    x__codes = Neg(x__scale) v__codes = Abs(x__scale) x__dequantized = Exp(x__scale) b__low = Neg(x__dequantized)
+    v__scales = Add(x__codes, b__low) x__clip = Mul(v__scales, v__codes) z = Add(x__clip, w__zero)
+    a = Conv(x, v, v__bias) b = Relu(a) y = Conv(b, w) }"""
+"""Two underscores stand for a dot, which the text form does not allow."""
+
+
+def test_new_names_are_those_of_no_other_value(model_of, normal, quantize, run):
+    weights = {"v": normal(8, 8, 1, 1), "w": normal(4, 8, 1, 1, seed=9), "v__bias": normal(8), "w__zero": normal(1)}
+    model = model_of(CLASHES, **weights)
+    for value in (*model.graph.inputs, *model.graph.initializers.values(), *(n.outputs[0] for n in model.graph)):
+        value.name = value.name.replace("__", ".")
+    for node in model.graph:
+        node.name = node.outputs[0].name
+    result = quantize(model).model
+    names = [value.name for node in result.graph for value in node.outputs]
+    names += [value.name for value in result.graph.inputs] + list(result.graph.initializers)
+    assert len(set(names)) == len(names)
+    nodes = [node.name for node in result.graph]
+    assert len(set(nodes)) == len(nodes)
+    assert {"x.scale_", "x.codes_", "x.dequantized_", "b.low_"} <= set(names)
+    want, got = run(model), run(result)
+    assert _error(want["y"], got["y"]) < 0.02
+    for name in ("x.codes", "v.codes", "z"):
+        np.testing.assert_array_equal(want[name], got[name])
