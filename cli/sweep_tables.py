@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from sparsec.cli.tables import print_line, print_table
-from sparsec.compiler.text import in_count, in_percent, shortened
+from sparsec.compiler.text import distinct, in_count, in_percent, shortened
 
 if TYPE_CHECKING:
     from sparsec.compiler.sweep.curves import Curve, Point
@@ -75,13 +75,13 @@ def print_sweep(found: "Sweep", chosen: "Choice", title: str, notes: Sequence[st
 def _print_pattern(whole: "Curve", layers: Sequence["LayerSweep"], chosen: Mapping[str, float]) -> None:
     densities = [point.density for point in whole.points]
     rows = [_row("all layers", "", "", "", whole, densities, "")]
-    for layer in layers:
+    names = distinct([layer.name for layer in layers], 36)
+    for name, layer in zip(names, layers, strict=True):
         curve = next((c for c in layer.curves if c.pattern == whole.pattern), None)
         if curve is not None:
             dead = "-" if layer.dead is None else in_percent(layer.dead.dead)
             told = f"{chosen[layer.name]:.3g}" if layer.name in chosen else ""
-            name, size = shortened(layer.name, 36), in_count(layer.weights)
-            rows.append(_row(name, size, f"{layer.pq_index:.3f}", dead, curve, densities, told))
+            rows.append(_row(name, in_count(layer.weights), f"{layer.pq_index:.3f}", dead, curve, densities, told))
     headings = ["layer", "weights", "PQ", "dead", *(f"{density:.3g}" for density in densities), "knee", "take"]
     headings += ["chosen"] if chosen else []
     print_table(headings, (row[: len(headings)] for row in rows), range(1, len(headings)))
@@ -100,12 +100,12 @@ def _print_weights(layers: Sequence["LayerSweep"], chosen: Mapping[str, float]) 
     headings = ("layer", "weights", "PQ index", "density by SAP", "chosen")
     rows = [
         (
-            shortened(layer.name, 50),
+            name,
             in_count(layer.weights),
             f"{layer.pq_index:.3f}",
             f"{layer.pq_density:.3f}",
             f"{chosen[layer.name]:.3f}" if layer.name in chosen else "",
         )
-        for layer in layers
+        for name, layer in zip(distinct([layer.name for layer in layers], 50), layers, strict=True)
     ]
     print_table(headings, rows, (1, 2, 3, 4))

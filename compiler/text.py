@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Text for people: names made harmless, quantities with units."""
 
+from collections.abc import Sequence
+
 
 def printable(text: str, keep: str = "") -> str:
     """The text with control and formatting characters (but those in `keep`) as backslash escapes.
@@ -17,6 +19,24 @@ def shortened(text: str, width: int = 60) -> str:
         return safe
     half = (width - 3) // 2
     return f"{safe[:half]}...{safe[-half:]}"
+
+
+def distinct(texts: Sequence[str], width: int) -> list[str]:
+    """The texts, different ones, shortened so that they stay different.
+
+    By their middles if that does; else to their ends; else to their ends behind a number, counted from 1.
+    """
+    ends = [_end(text, width) for text in texts]
+    for found in ([shortened(text, width) for text in texts], ends):
+        if len(set(found)) == len(texts):
+            return found
+    room = width - len(f"{len(texts)} ")
+    return [f"{number} {_end(text, room)}" for number, text in enumerate(texts, 1)]
+
+
+def _end(text: str, width: int) -> str:
+    safe = printable(text)
+    return safe if len(safe) <= width else f"...{safe[3 - width :]}"
 
 
 def in_bytes(count: float) -> str:

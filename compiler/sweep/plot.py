@@ -10,7 +10,7 @@ import numpy as np
 from sparsec.compiler.errors import RecipeError
 from sparsec.compiler.sweep.curves import Curve
 from sparsec.compiler.sweep.sweep import LayerSweep, Sweep
-from sparsec.compiler.text import shortened
+from sparsec.compiler.text import distinct, shortened
 
 _METADATA: dict[str, dict[str, Any]] = {
     "svg": {"Date": None, "Creator": "sparsec"},
@@ -90,6 +90,6 @@ def _draw_map(axis: Any, layers: Sequence[LayerSweep], pattern: str) -> Any:
             values[row, densities.index(point.density)] = point.quality
     image = axis.imshow(values, aspect="auto", cmap="viridis", vmin=0.0, vmax=1.0, interpolation="nearest")
     axis.set_xticks(range(len(densities)), [f"{density:g}" for density in densities])
-    axis.set_yticks(range(len(layers)), [shortened(layer.name, 28) for layer in layers], fontsize=7)
+    axis.set_yticks(range(len(layers)), distinct([layer.name for layer in layers], 28), fontsize=7)
     axis.set(title=f"{pattern}: one layer", xlabel="density")
     return image

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import pytest
 
-from sparsec.compiler.text import in_bytes, in_count, in_error, in_percent, in_time, printable, shortened
+from sparsec.compiler.text import distinct, in_bytes, in_count, in_error, in_percent, in_time, printable, shortened
 
 
 @pytest.mark.parametrize(
@@ -15,6 +15,17 @@ def test_control_characters_become_escapes(text, safe):
 
 def test_kept_characters_stay():
     assert printable("a\nb\t\x07", keep="\n\t") == "a\nb\t\\x07"
+
+
+def test_long_texts_stay_different():
+    assert distinct(["short", "x" * 30], 11) == ["short", "xxxx...xxxx"]
+    assert distinct(["a" * 9 + "1" + "b" * 9, "a" * 9 + "2" + "b" * 9], 9) == ["1 ...bbbb", "2 ...bbbb"]
+    assert distinct(["block" * 4 + "1/weights", "block" * 4 + "2/weights"], 12) == ["...1/weights", "...2/weights"]
+    many = [f"encoder.layer.{n}.attention.self.query" for n in range(12)]
+    for width in (14, 20, 28):
+        found = distinct(many, width)
+        assert len(set(found)) == 12
+        assert max(map(len, found)) <= width
 
 
 def test_long_text_loses_its_middle():
