@@ -15,6 +15,8 @@ C_TYPES: dict[str, str] = {
 }  # fmt: skip
 """C type of one element of each port type; `bool` is 0 or 1, `float16` travels as its bits."""
 
+PARAMETERS = "const void *weights, void *arena, const void *const *inputs, void *const *outputs"
+
 
 @dataclass(frozen=True, slots=True)
 class Slot:
@@ -57,12 +59,18 @@ def with_workspaces(program: Program, sizes: Mapping[str, int]) -> Program:
         sizes: Bytes of scratch memory by symbol; 0 or missing means that the function takes no such pointer.
 
     Returns:
-        The program with one block, as large as the largest of `sizes`, at the end of its arena.
+        The program with one block for each thread, as large as the largest of `sizes`, at the end of its arena.
     """
-    scratch = Ref("arena", offset=program.arena_bytes)
-    calls = tuple(replace(c, args=(*c.args, scratch)) if sizes.get(c.symbol) else c for c in program.calls)
-    extra = -(-max((sizes.get(c.symbol, 0) for c in calls), default=0) // ALIGNMENT) * ALIGNMENT
-    return replace(program, calls=calls, arena_bytes=program.arena_bytes + extra)
+    users = [call for call in program.calls if sizes.get(call.symbol)]
+    block = -(-max((sizes[call.symbol] for call in users), default=0) // ALIGNMENT) * ALIGNMENT
+    starts = {call.thread: program.arena_bytes + call.thread * block for call in users}
+
+    def with_scratch(call: Call) -> Call:
+        return replace(call, args=(*call.args, Ref("arena", offset=starts[call.thread])))
+
+    calls = tuple(with_scratch(call) if sizes.get(call.symbol) else call for call in program.calls)
+    blocks = 1 + max(starts, default=-1)
+    return replace(program, calls=calls, arena_bytes=program.arena_bytes + blocks * block)
 
 
 def source(program: Program) -> str:
@@ -73,7 +81,7 @@ def source(program: Program) -> str:
 
     Returns:
         C99 that defines `NAME_arena_bytes` and `NAME_run`, as declared by `header`. The status is 0, 1 for a null
-        pointer, or 2 for a pointer that is not aligned.
+        pointer, or 2 for a pointer that is not aligned. What several threads call is `thread_entry`'s.
     """
     name = program.name
     return "\n".join(
@@ -86,21 +94,38 @@ def source(program: Program) -> str:
             f"size_t {name}_arena_bytes(void);",
             f"size_t {name}_arena_bytes(void) {{ return {program.arena_bytes}u; }}",
             "",
-            f"int {name}_run(const void *weights, void *arena, const void *const *inputs, void *const *outputs);",
-            f"int {name}_run(const void *weights, void *arena, const void *const *inputs, void *const *outputs) {{",
-            "  char *const w = (char *)weights;",
-            "  char *const a = (char *)arena;",
-            "  (void)w;",
-            "  (void)a;",
-            "  if (!inputs || !outputs) return 1;",
-            *_port_variables(program),
-            *_checks(program),
-            *(f"  {call.symbol}({', '.join(map(_pointer, call.args))});" for call in program.calls),
+            f"int {name}_run({PARAMETERS});",
+            f"int {name}_run({PARAMETERS}) {{",
+            *prologue(program),
+            *(f"  {line}" for line in map(call_line, program.calls)),
             "  return 0;",
             "}",
             "",
         ]
     )
+
+
+def prologue(program: Program, words: Sequence[str] = ()) -> list[str]:
+    """The first lines of a function with `PARAMETERS`: short names for all blocks, and the checks of them.
+
+    Args:
+        program: As for `source`.
+        words: More pointers to check, which must be aligned like the arena.
+    """
+    return [
+        "  char *const w = (char *)weights;",
+        "  char *const a = (char *)arena;",
+        "  (void)w;",
+        "  (void)a;",
+        "  if (!inputs || !outputs) return 1;",
+        *_port_variables(program),
+        *_checks(program, words),
+    ]
+
+
+def call_line(call: Call) -> str:
+    """A call of a kernel, behind `prologue`."""
+    return f"{call.symbol}({', '.join(map(_pointer, call.args))});"
 
 
 def _declarations(calls: Iterable[Call]) -> list[str]:
@@ -117,10 +142,10 @@ def _port_variables(program: Program) -> list[str]:
     ]
 
 
-def _checks(program: Program) -> list[str]:
+def _checks(program: Program, words: Sequence[str]) -> list[str]:
     ports = [(f"i{i}", p) for i, p in enumerate(program.inputs)] + [(f"o{i}", p) for i, p in enumerate(program.outputs)]
     blocks = [("w", len(program.weights)), ("a", program.arena_bytes)]
-    aligned = [(name, ALIGNMENT) for name, size in blocks if size]
+    aligned = [(name, ALIGNMENT) for name, size in blocks if size] + [(word, ALIGNMENT) for word in words]
     aligned += [(name, _item_bytes(port)) for name, port in ports]
     nulls = [f"!{name}" for name, _ in aligned]
     rests = [f"(uintptr_t){name} % {bytes_}u" for name, bytes_ in aligned if bytes_ > 1]
@@ -136,8 +161,13 @@ def _pointer(ref: Ref) -> str:
     return f"{base} + {ref.offset}" if ref.offset else base
 
 
-def header(program: Program) -> str:
-    """The header for somebody who knows C and no machine learning: sizes, names, shapes, types, rules, an example."""
+def header(program: Program, more: Sequence[str] = ()) -> str:
+    """The header for somebody who knows C and no machine learning: sizes, names, shapes, types, rules, an example.
+
+    Args:
+        program: As for `source`.
+        more: Lines with further declarations.
+    """
     name, big = program.name, program.name.upper()
     ins, outs = slots("input", program.inputs), slots("output", program.outputs)
     guard = f"SPARSEC_{big}_H"
@@ -159,7 +189,9 @@ def header(program: Program) -> str:
             f"#define {big}_OUTPUTS {len(outs)}",
             "",
             *(line for slot in (*ins, *outs) for line in _defines(big, slot)),
-            *_TAIL.format(name=name, guard=guard).splitlines(),
+            *_DECLARATIONS.format(name=name, parameters=PARAMETERS).splitlines(),
+            *more,
+            *_TAIL.format(guard=guard).splitlines(),
             "",
         ]
     )
@@ -217,7 +249,7 @@ _HEAD = """\
 {example}
  */"""
 
-_TAIL = """\
+_DECLARATIONS = """\
 #ifdef __cplusplus
 extern "C" {{
 #endif
@@ -227,7 +259,9 @@ size_t {name}_arena_bytes(void);
 
 /* Compute the outputs from the inputs: two arrays of pointers, in the order of the indices above.
  * Returns 0 when done, 1 if a pointer is null, 2 if one is not aligned; then nothing was written. */
-int {name}_run(const void *weights, void *arena, const void *const *inputs, void *const *outputs);
+int {name}_run({parameters});"""
+
+_TAIL = """\
 
 #ifdef __cplusplus
 }}

@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsec.backends import entry, isa, link
+from sparsec.backends import entry, isa, link, thread_entry
 from sparsec.backends.build import Compile
+from sparsec.backends.crew import Crew
 from sparsec.compiler.artifact import Code
 from sparsec.compiler.errors import ArtifactError, TargetError
 from sparsec.compiler.lowering.program import ALIGNMENT, Program
 from sparsec.compiler.manifest import WEIGHTS, Manifest
-from sparsec.compiler.target import Target, host
+from sparsec.compiler.target import Target, cores, host
 
 Array = NDArray[Any]
 HEADER, ARCHIVE, LIBRARY = "model.h", "libmodel.a", "libmodel.so"
@@ -30,7 +31,7 @@ _ALLOCATED = 2
 def emit(program: Program, target: Target, compile_kernels: Compile, folder: Path) -> Code:
     """Write `model.h`, `libmodel.a` and `libmodel.so` into `folder`.
 
-    The archive holds one object in which all symbols but the two of the interface are local, so that models can be
+    The archive holds one object in which all symbols but those of the interface are local, so that models can be
     linked together, and with anything else.
 
     Args:
@@ -45,10 +46,11 @@ def emit(program: Program, target: Target, compile_kernels: Compile, folder: Pat
     chosen = isa.for_target(target)
     kernels = compile_kernels(chosen)
     program = entry.with_workspaces(program, kernels.workspace_bytes)
-    start = link.compile_c(entry.source(program), chosen)
-    public = (f"{program.name}_run", f"{program.name}_arena_bytes")
+    text = entry.source(program) + thread_entry.source(program)
+    start = link.compile_c(text, chosen, options=thread_entry.options(chosen))
+    public = (f"{program.name}_run", f"{program.name}_arena_bytes", *thread_entry.functions(program))
     whole = link.combine([start, *kernels.objects], chosen, public)
-    (folder / HEADER).write_text(entry.header(program), "ascii")
+    (folder / HEADER).write_text(entry.header(program, thread_entry.declarations(program)), "ascii")
     link.archive({"model.o": whole}, folder / ARCHIVE)
     link.shared_library([whole], chosen, public, folder / LIBRARY)
     return Code(loaded_bytes(whole), program.arena_bytes)
@@ -63,7 +65,11 @@ def loaded_bytes(data: bytes) -> int:
 
 
 class Runner:
-    """`libmodel.so` in this process, its weights mapped from the file, and one arena."""
+    """`libmodel.so` in this process, its weights mapped from the file, and one arena.
+
+    An artifact for several threads is run by as many, unless this process may use fewer cores: then by one, with the
+    same result.
+    """
 
     def __init__(self, folder: Path, manifest: Manifest) -> None:
         require_host(manifest.target)
@@ -73,16 +79,20 @@ class Runner:
         self._run = _function(library, f"{manifest.name}_run", ctypes.c_int, 4)
         arena_bytes = _function(library, f"{manifest.name}_arena_bytes", ctypes.c_size_t, 0)
         self._arena = aligned(arena_bytes())
+        self._crew = _crew(library, manifest)
 
     def run(self, inputs: Sequence[Array]) -> list[Array]:
         """Outputs in order, as new arrays."""
         outputs: list[Array] = [np.empty(port.shape, port.dtype) for port in self._outputs]
-        status = self._run(self._weights.ctypes.data, self._arena.ctypes.data, _pointers(inputs), _pointers(outputs))
+        blocks = (self._weights.ctypes.data, self._arena.ctypes.data, _pointers(inputs), _pointers(outputs))
+        status = self._crew.run(*blocks) if self._crew else self._run(*blocks)
         assert status == 0, status
         return outputs
 
     def close(self) -> None:
-        """Give the memory back; the code stays mapped until the process ends."""
+        """Give the memory and threads back; the code stays mapped until the process ends."""
+        if self._crew:
+            self._crew.dismiss()
         self._weights = self._arena = np.empty(0, np.uint8)
 
 
@@ -125,6 +135,14 @@ def _library(path: Path) -> ctypes.CDLL:
         except OSError as error:
             msg = f"Artifact '{path.parent}': cannot load '{path.name}': {error}. Verify the artifact."
             raise ArtifactError(msg) from error
+
+
+def _crew(library: ctypes.CDLL, manifest: Manifest) -> Crew | None:
+    if not 1 < manifest.threads <= cores():
+        return None
+    function = _function(library, f"{manifest.name}_run_thread", ctypes.c_int, 5)
+    function.argtypes = [*[ctypes.c_void_p] * 5, ctypes.c_int]  # type: ignore[attr-defined]
+    return Crew(function, manifest.threads, aligned(thread_entry.SYNC_BYTES))
 
 
 def _function(library: ctypes.CDLL, name: str, result: type[Any], pointers: int) -> Callable[..., int]:

@@ -32,7 +32,7 @@ PEER = "onnxruntime"
 @json_option
 @debug_option
 def bench(artifact: Path, against: Sequence[str], model: Path | None, runs: int, as_json: bool) -> None:
-    """Time ARTIFACT on its golden inputs: one thread, interleaved runs, their median."""
+    """Time ARTIFACT on its golden inputs: interleaved runs, their median, on as many threads as it is compiled for."""
     if PEER in against and model is None:
         msg = f"--against {PEER} needs the model it shall run: add --model MODEL, or write {PEER}:MODEL."
         raise click.UsageError(msg)
@@ -43,31 +43,32 @@ def bench(artifact: Path, against: Sequence[str], model: Path | None, runs: int,
         own = stack.enter_context(load(artifact))
         inputs = own.golden().inputs
         contenders = [from_artifact(str(artifact), own, inputs)]
-        contenders += [_contender(name, model, inputs, stack) for name in against]
+        threads = own.manifest.threads
+        contenders += [_contender(name, model, inputs, threads, stack) for name in against]
         medians = race(contenders, runs, report)
-    _tell([contender.name for contender in contenders], medians, runs, as_json)
+    _tell([contender.name for contender in contenders], medians, runs, threads, as_json)
 
 
-def _contender(name: str, model: Path | None, inputs: "Arrays", stack: ExitStack) -> "Contender":
+def _contender(name: str, model: Path | None, inputs: "Arrays", threads: int, stack: ExitStack) -> "Contender":
     from sparsec.cli.contenders import from_artifact, from_model
     from sparsec.compiler.load import load
 
     kind, separator, path = name.partition(":")
     if kind == PEER and (separator or model is not None):
-        return from_model(kind, Path(path) if separator else Path(str(model)), inputs)
+        return from_model(kind, Path(path) if separator else Path(str(model)), inputs, threads)
     return from_artifact(name, stack.enter_context(load(name)), inputs)
 
 
-def _tell(names: Sequence[str], medians: Sequence[float], runs: int, as_json: bool) -> None:
+def _tell(names: Sequence[str], medians: Sequence[float], runs: int, threads: int, as_json: bool) -> None:
     own = medians[0]
     others: list[dict[str, Any]] = [
         {"name": name, "median_ms": found, "ratio": found / own}
         for name, found in zip(names[1:], medians[1:], strict=True)
     ]
     if as_json:
-        print_json({"median_ms": own, "runs": runs, "against": others})
+        print_json({"median_ms": own, "runs": runs, "threads": threads, "against": others})
         return
     rows = [(names[0], in_time(1000 * own), "")]
     rows += [(other["name"], in_time(1000 * other["median_ms"]), f"{other['ratio']:.2f}x") for other in others]
     print_table(("", "median", "to the first"), rows, (1, 2))
-    print_line(f"{runs} runs each, one thread")
+    print_line(f"{runs} runs each, {'one thread' if threads == 1 else f'{threads} threads'}")

@@ -53,6 +53,9 @@ class Request:
 @click.option("--heldout", type=PATH, metavar="FILE.npz", help="Real inputs that no pass sees, to measure fidelity on.")
 @shape_option
 @click.option("--name", help="Prefix of the C functions (default: the model file's name).")
+@click.option(
+    "--threads", type=click.IntRange(1, 16), default=1, help="That shall run it, for x86 and arm (default: 1)."
+)
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, help="For every random choice (default: 0).")
 @click.option("--emit", "kind", type=NearestChoice(KINDS), default="artifact", help="The stage to stop at.")
 @json_option
@@ -68,6 +71,7 @@ def compile_command(
     heldout: Path | None,
     shapes: Mapping[str, tuple[int, ...]],
     name: str | None,
+    threads: int,
     seed: int,
     kind: str,
     as_json: bool,
@@ -90,6 +94,7 @@ def compile_command(
             heldout=heldout,
             passes=passes,
             name=name,
+            threads=threads,
             seed=seed,
             reporter=reporter,
             notice=request.notes.append,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `sparsec bench` times: artifacts, and onnxruntime on a model; each with one thread on the same inputs."""
+"""What `sparsec bench` times: artifacts, and onnxruntime on a model; on the same inputs, with as many threads."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from sparsec.compiler.artifact import Artifact
 from sparsec.compiler.errors import DataError, ModelError, SparsecError, TargetError
 from sparsec.compiler.importers.reading import read_proto
-from sparsec.compiler.target import Target, host
+from sparsec.compiler.target import Target, cores, host
 
 Arrays = Mapping[str, NDArray[Any]]
 Reporter = Callable[[str, int, int], None]
@@ -42,10 +42,11 @@ def from_artifact(name: str, artifact: Artifact, inputs: Arrays) -> Contender:
     """An artifact on the given inputs.
 
     Raises:
-        TargetError: If this machine could only emulate it: such times mean nothing.
+        TargetError: If this machine could only emulate it, or has too few cores: such times mean nothing.
         DataError: If it takes other inputs.
     """
     _require_native(artifact.manifest.target)
+    _require_cores(name, artifact.manifest.threads)
     found = {port.name: (port.dtype, port.shape) for port in artifact.manifest.inputs}
     given = {key: (array.dtype.name, array.shape) for key, array in inputs.items()}
     if found != given:
@@ -54,14 +55,14 @@ def from_artifact(name: str, artifact: Artifact, inputs: Arrays) -> Contender:
     return Contender(name, lambda: artifact.run(inputs))
 
 
-def from_model(name: str, path: Path, inputs: Arrays) -> Contender:
-    """The model's file in onnxruntime: all its graph optimizations, one thread.
+def from_model(name: str, path: Path, inputs: Arrays, threads: int = 1) -> Contender:
+    """The model's file in onnxruntime with all its graph optimizations.
 
     Raises:
         ModelError: If it refuses the model or the inputs.
     """
     options = ort.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.log_severity_level = 4
     data = read_proto(path).SerializeToString()
     try:
@@ -95,6 +96,15 @@ def _seconds(contender: Contender, repeat: int) -> float:
     for _ in range(repeat):
         contender.run()
     return (perf_counter() - start) / repeat
+
+
+def _require_cores(name: str, threads: int) -> None:
+    if threads > cores():
+        msg = (
+            f"Artifact '{name}': it is compiled for {threads} threads, and this process may use {cores()} of the "
+            "machine's cores. Run the benchmark where there are as many."
+        )
+        raise TargetError(msg)
 
 
 def _require_native(target: Target) -> None:

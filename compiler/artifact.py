@@ -285,6 +285,7 @@ def _manifest(contents: Contents, code: Code, folder: Path) -> Manifest:
         sparsec=sparsec.__version__,
         name=program.name,
         target=contents.target,
+        threads=program.threads,
         source_sha256=contents.source_sha256,
         recipe=contents.recipe,
         tolerance=contents.golden.tolerance,

@@ -6,6 +6,7 @@ import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from sparsec.compiler.pass_manager import PassContext, PassManager, Reporter, St
 from sparsec.compiler.recipe import Recipe
 from sparsec.compiler.registry import parse_pass
 from sparsec.compiler.survey import Survey
-from sparsec.compiler.target import Target
+from sparsec.compiler.target import Target, check_threads
 
 Arrays = Mapping[str, NDArray[Any]]
 Given = str | Path | Arrays | Calibration | None
@@ -59,6 +60,7 @@ class Job:
     reporter: Reporter = silent
     notice: Notice = field(default_factory=lambda: ignore)
     heldout: Calibration | None = None
+    threads: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +106,8 @@ def compile(
         output: The artifact's folder; None for a temporary one.
         **options: `heldout` (real inputs like `calibration`, to measure fidelity on; without them a part of the
             calibration samples), `passes` (texts of passes to run after the recipe's), `name` (prefix of the C
-            functions), `seed`, `reporter` (told of progress), `notice` (told of decisions nobody asked for).
+            functions), `threads` (how many shall run it, for x86 and arm), `seed`, `reporter` (told of progress),
+            `notice` (told of decisions nobody asked for).
 
     Returns:
         The artifact, written and complete.
@@ -134,6 +137,7 @@ def job(
     reporter: Reporter = silent,
     notice: Notice | None = None,
     measures: bool = False,
+    threads: int = 1,
 ) -> Job:
     """Resolve what `compile` is asked; see there.
 
@@ -150,9 +154,10 @@ def job(
         reporter: As for `compile`.
         notice: As for `compile`.
         measures: Whether the samples are used although there is no pass.
+        threads: As for `compile`.
 
     Raises:
-        SparsecError: If the target, recipe, a pass text or the calibration data is wrong.
+        SparsecError: If the target, recipe, a pass text, the calibration data or the number of threads is wrong.
     """
     steps, tell = _recipe(recipe, passes), notice or ignore
     used = measures or bool(steps.passes)
@@ -160,9 +165,11 @@ def job(
     for data in (samples, held) if used else ():
         if data is not None:
             data.check_varied()
+    aim = target if isinstance(target, Target) else Target.parse(target)
+    check_threads(threads, aim)
     return Job(
         model=model,
-        target=target if isinstance(target, Target) else Target.parse(target),
+        target=aim,
         recipe=steps,
         calibration=samples,
         heldout=held,
@@ -171,6 +178,7 @@ def job(
         seed=seed,
         reporter=reporter,
         notice=tell,
+        threads=threads,
     )
 
 
@@ -210,7 +218,8 @@ def lower(compressed: Compressed, job: Job) -> Program:
     from sparsec.backends.targets import backend
 
     job.reporter("lower", 0, 1)
-    return lower_model(compressed.model, backend(job.target), job.name, lambda i, n: job.reporter("lower", i, n))
+    told = partial(job.reporter, "lower")
+    return lower_model(compressed.model, backend(job.target), job.name, told, job.threads)
 
 
 def emit_text(program: Program, job: Job, kind: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 from sparsec.compiler.errors import ArtifactError, TargetError
 from sparsec.compiler.lowering.program import Port
-from sparsec.compiler.target import Target
+from sparsec.compiler.target import MOST_THREADS, Target
 
 FORMAT = 1
 """Version of the format; a reader refuses any other."""
@@ -55,6 +55,7 @@ class Manifest:
         sparsec: Version that wrote the artifact.
         name: Prefix of the C functions.
         target: What it was compiled for.
+        threads: How many threads its calls are cut for.
         source_sha256: Of the source model.
         recipe: The resolved recipe as text; empty if the model was compiled as it is.
         tolerance: Largest relative error (norm of the difference over norm) to the golden outputs.
@@ -70,6 +71,7 @@ class Manifest:
     sparsec: str
     name: str
     target: Target
+    threads: int
     source_sha256: str
     recipe: str
     tolerance: float
@@ -157,6 +159,7 @@ def _encode(m: Manifest) -> dict[str, Any]:
         "sparsec": m.sparsec,
         "name": m.name,
         "target": str(m.target),
+        "threads": m.threads,
         "source": {"sha256": m.source_sha256},
         "recipe": m.recipe,
         "tolerance": m.tolerance,
@@ -176,14 +179,15 @@ def _encode_port(port: Port) -> dict[str, Any]:
 
 
 def _manifest(data: Any) -> Manifest:
-    keys = ("format", "sparsec", "name", "target", "source", "recipe", "tolerance", "inputs", "outputs", "sizes",
-            "kernels", "files")  # fmt: skip
+    keys = ("format", "sparsec", "name", "target", "threads", "source", "recipe", "tolerance", "inputs", "outputs",
+            "sizes", "kernels", "files")  # fmt: skip
     top = _object(data, "the top", keys)
     sizes = _object(top["sizes"], "'sizes'", ("arena", "weights", "code"))
     return Manifest(
         sparsec=_string(top["sparsec"], "'sparsec'"),
         name=_matching(top["name"], "'name'", _IDENTIFIER, "a C identifier"),
         target=_target(top["target"]),
+        threads=_threads(top["threads"]),
         source_sha256=_sha256(_object(top["source"], "'source'", ("sha256",))["sha256"], "'source'"),
         recipe=_string(top["recipe"], "'recipe'"),
         tolerance=_tolerance(top["tolerance"]),
@@ -226,6 +230,12 @@ def _number(value: Any, where: str) -> int:
     whole = isinstance(value, int) and not isinstance(value, bool)
     _require(whole and 0 <= value <= _LARGEST_NUMBER, where, value, f"a whole number up to {_LARGEST_NUMBER}")
     return int(value)
+
+
+def _threads(value: Any) -> int:
+    count = _number(value, "'threads'")
+    _require(1 <= count <= MOST_THREADS, "'threads'", value, f"a whole number in 1..{MOST_THREADS}")
+    return count
 
 
 def _tolerance(value: Any) -> float:

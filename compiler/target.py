@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Target: the only thing a pass may know of hardware."""
 
+import os
 import platform
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -14,6 +15,10 @@ FEATURES: dict[str, tuple[str, ...]] = {
     "wasm": ("relaxed-simd",),
 }
 """Each target's optional features. `x86` alone is AVX2 with FMA, `arm` NEON, `wasm` SIMD128."""
+
+MOST_THREADS = 16
+"""That a model may be compiled for."""
+_THREADED = ("x86", "arm")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +74,29 @@ def host() -> Target:
         return Target("arm", ("dotprod",) if "asimddp" in flags or platform.system() == "Darwin" else ())
     msg = f"Target 'host': found machine '{machine}', expected x86-64 or AArch64. Name a target: {_list()}."
     raise TargetError(msg)
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    allowed = getattr(os, "sched_getaffinity", None)
+    return len(allowed(0)) if allowed else os.cpu_count() or 1
+
+
+def check_threads(threads: int, target: Target) -> None:
+    """Refuse a number of threads that a target's artifact cannot have.
+
+    Raises:
+        TargetError: Saying what it can have.
+    """
+    if isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= MOST_THREADS:
+        msg = f"Option 'threads' is {threads!r}; expected a whole number in 1..{MOST_THREADS}."
+        raise TargetError(msg)
+    if threads > 1 and target.name not in _THREADED:
+        msg = (
+            f"Target '{target}': option 'threads' is {threads}, but its artifacts run on one thread. "
+            f"Leave the option out, or compile for {' or '.join(_THREADED)}."
+        )
+        raise TargetError(msg)
 
 
 def _cpu_flags() -> set[str]:

@@ -134,6 +134,11 @@ class Program:
         kernels = [f"  {symbol}: {spec}" for symbol, spec in self.specs.items()]
         return "\n".join([head, *ports, "calls", *calls, "kernels", *kernels])
 
+    @property
+    def stages(self) -> int:
+        """How many there are."""
+        return 1 + max((call.stage for call in self.calls), default=-1)
+
     def _when(self, call: Call) -> str:
         return f"[{call.stage}.{call.thread}] " if self.threads > 1 else ""
 

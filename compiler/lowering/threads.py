@@ -34,8 +34,6 @@ from sparsec.compiler.lowering.ops import (
     Softmax,
 )
 
-MOST = 16
-"""Threads that a program may be cut for."""
 SMALLEST_US = 2.0
 """Predicted microseconds of a part at least: to wait for each other costs some hundred nanoseconds."""
 _GAIN = 0.95

@@ -13,7 +13,7 @@ def test_json_has_the_stable_keys(compiled, model, sparsec):
     done = sparsec("bench", compiled, *against, "--runs", "3", "--json")
     assert done.exit_code == 0, done.stderr
     data = json.loads(done.stdout)
-    assert data.keys() == {"median_ms", "runs", "against"}
+    assert data.keys() == {"median_ms", "runs", "threads", "against"}
     assert data["runs"] == 3
     assert data["median_ms"] > 0
     assert [other["name"] for other in data["against"]] == ["onnxruntime", "onnxruntime", str(compiled)]

@@ -75,6 +75,7 @@ def test_manifest_tells_everything(written):
         "sparsec": sparsec.__version__,
         "name": "m",
         "target": "x86",
+        "threads": 1,
         "source": {"sha256": "a" * 64},
         "recipe": "version: 1\n",
         "tolerance": 1e-4,
