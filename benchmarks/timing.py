@@ -54,9 +54,27 @@ def relaxed_flag() -> list[str]:
 
 
 def install_peers() -> None:
-    """Install the npm peers next to this file, at the versions of package.json."""
-    if not (HERE / "node_modules" / "onnxruntime-web").exists():
-        subprocess.run(["npm", "install", "--silent", "--no-audit", "--no-fund"], cwd=HERE, check=True)
+    """Install the npm peers next to this file, at the versions of package.json, where that has not been done.
+
+    Their install scripts are not run: they would fetch what is not needed here.
+
+    Raises:
+        subprocess.CalledProcessError: If npm fails.
+    """
+    if any(_installed(name) != version for name, version in npm_versions().items()):
+        command = ["npm", "install", "--silent", "--ignore-scripts", "--no-audit", "--no-fund", "--no-package-lock"]
+        subprocess.run(command, cwd=HERE, check=True)
+
+
+def npm_versions() -> dict[str, str]:
+    """Version of each npm peer by name."""
+    found: dict[str, str] = json.loads((HERE / "package.json").read_text("utf-8"))["dependencies"]
+    return found
+
+
+def _installed(name: str) -> str | None:
+    path = HERE / "node_modules" / name / "package.json"
+    return json.loads(path.read_text("utf-8"))["version"] if path.exists() else None
 
 
 def onnxruntime_session(model: bytes) -> Any:
