@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Each target as values: what lowering may know of it, how its kernels are compiled, how its artifact is written."""
 
-import json
 from collections.abc import Mapping
 from importlib import import_module
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -12,30 +10,43 @@ from sparsec.backends import fallback, tir
 from sparsec.backends.build import Code, Kernels, Progress, compile_functions
 from sparsec.backends.isa import Isa, for_target
 from sparsec.backends.kernels.table import KERNELS
+from sparsec.backends.profiles import built_in
 from sparsec.compiler.lowering.kernel import Backend, Kernel
 from sparsec.compiler.lowering.program import Program
+from sparsec.compiler.machine_profile import MachineProfile, read
 from sparsec.compiler.target import Target
 
 BY_FAMILY: Mapping[str, Kernel] = {kernel.family: kernel for kernel in KERNELS}
 
 
-def backend(target: Target) -> Backend:
+def backend(target: Target, profile: MachineProfile | None = None) -> Backend:
     """What lowering may know of a target.
 
-    Raises:
-        TargetError: If there is no back end for it.
+    Args:
+        target: What to compile for.
+        profile: To price kernels by; None for the built-in one.
     """
     isa = for_target(target)
-    profile = json.loads(files("sparsec.backends.profiles").joinpath(f"{isa.name}.json").read_text("utf-8"))
+    profile = profile or built_in(isa.name)
     return Backend(
         name=str(target),
         lanes=isa.lanes("float32"),
         kernels=BY_FAMILY,
-        profile=profile["costs"],
-        profile_name=profile["machine"],
+        profile=profile.costs,
+        profile_name=profile.machine,
         fallback=fallback.lower_node,
         operators=fallback.operators(),
     )
+
+
+def profile_of(target: Target, path: Path | None = None) -> MachineProfile:
+    """The profile to price a target's kernels by: the built-in one, or the one in a file.
+
+    Raises:
+        DataError: If the file is malformed, or for another instruction set.
+    """
+    known = built_in(for_target(target).name)
+    return known if path is None else read(path, known, target)
 
 
 def functions(program: Program, isa: Isa) -> dict[str, Any]:

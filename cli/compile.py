@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sparsec.cli.output_file import write_file
-from sparsec.cli.parameters import PATH, NearestChoice, PassType, TargetType, debug_option, json_option, shape_option
+from sparsec.cli.parameters import (
+    PATH,
+    NearestChoice,
+    PassType,
+    TargetType,
+    debug_option,
+    json_option,
+    profile_option,
+    shape_option,
+)
 from sparsec.cli.progress import progress_bar
 from sparsec.cli.tables import print_compiled, print_json, print_line, print_steps
 from sparsec.compiler.text import printable
@@ -52,6 +61,7 @@ class Request:
 @click.option("--calibration", type=PATH, metavar="FILE.npz", help="Real inputs, with a leading axis of samples.")
 @click.option("--heldout", type=PATH, metavar="FILE.npz", help="Real inputs that no pass sees, to measure fidelity on.")
 @shape_option
+@profile_option
 @click.option("--name", help="Prefix of the C functions (default: the model file's name).")
 @click.option(
     "--threads", type=click.IntRange(1, 16), default=1, help="That shall run it, for x86 and arm (default: 1)."
@@ -70,6 +80,7 @@ def compile_command(
     calibration: Path | None,
     heldout: Path | None,
     shapes: Mapping[str, tuple[int, ...]],
+    profile: Path | None,
     name: str | None,
     threads: int,
     seed: int,
@@ -96,6 +107,7 @@ def compile_command(
             name=name,
             threads=threads,
             seed=seed,
+            profile=profile,
             reporter=reporter,
             notice=request.notes.append,
         )

@@ -34,8 +34,9 @@ def _artifact(path: Path, shapes: Mapping[str, tuple[int, ...]], as_json: bool) 
     check(report, str(path))
     layers = [{key: layer[key] for key in LAYER_KEYS} for layer in report["layers"]]
     sizes = {"code_bytes": manifest.code_bytes, "weight_bytes": manifest.weight_bytes}
+    profile = report.get("profile")
     if as_json:
-        print_json({"target": str(manifest.target), **sizes, "layers": layers})
+        print_json({"target": str(manifest.target), **sizes, "profile": profile, "layers": layers})
         return
     print_line(f"{manifest.name} for {manifest.target}, by sparsec {manifest.sparsec}")
     for kind, ports in (("input", manifest.inputs), ("output", manifest.outputs)):
@@ -43,11 +44,22 @@ def _artifact(path: Path, shapes: Mapping[str, tuple[int, ...]], as_json: bool) 
             print_line(f"{kind:11}{shortened(port.name)} {port.dtype} {_sides(port.shape)}")
     print_line(f"sizes      code {in_bytes(manifest.code_bytes)}, weights {in_bytes(manifest.weight_bytes)}, "
                f"scratch memory {in_bytes(manifest.arena_bytes)}")  # fmt: skip
+    if profile is not None:
+        print_line(f"prices     for {profile['machine']}{_SOURCES.get(profile['source'], '')}{_elsewhere(profile)}")
     for step in report["steps"]:
         print_line(f"pass       {step['text']}")
     for line in fidelity_lines(report["steps"]):
         print_line(f"fidelity   {line}")
     print_layers(layers)
+
+
+_SOURCES = {"built-in": ", as sparsec comes with it", "file": ", from the profile that was given"}
+
+
+def _elsewhere(profile: Mapping[str, Any]) -> str:
+    from sparsec.compiler.machine_profile import cpu_name
+
+    return "" if profile["cpu"] == cpu_name() else "; not measured here"
 
 
 def _model(path: Path, shapes: Mapping[str, tuple[int, ...]], as_json: bool) -> None:

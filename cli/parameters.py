@@ -132,3 +132,6 @@ shape_option = click.option(
     help="Whole shape of an input with dynamic dimensions; repeat for each.",
 )
 PATH = click.Path(path_type=Path)
+profile_option = click.option(
+    "--profile", type=PATH, metavar="FILE", help="Machine to price kernels for, as 'sparsec tune' writes it."
+)

@@ -16,6 +16,7 @@ from sparsec.compiler.errors import RecipeError
 from sparsec.compiler.lowering.expression import Builder
 from sparsec.compiler.lowering.kernel import Array, Backend, KernelSpec
 from sparsec.compiler.lowering.ops import Convolution, Epilogue, Linear
+from sparsec.compiler.lowering.program import LayerChoice
 from sparsec.compiler.lowering.repricing import (
     pays_from,
     possible_densities,
@@ -33,6 +34,10 @@ _PATTERNS = tuple(
 )  # fmt: skip
 """Asked for unless others are; what no kernel of the back end exploits is left out."""
 PRECISIONS = ("float32", "int8")
+MOST_CURVES = 6
+"""Of one report."""
+_MOST_REPORTED = 1 << 22
+"""Weights of a layer that gets a curve in a report: large ones take seconds."""
 DENSITIES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 """Points of a curve, where the pattern can have any density."""
 _SEED = 0
@@ -150,6 +155,43 @@ def patterns_for(shape: Shape) -> list[str]:
     taps = prod(shape.kernel)
     known = _PATTERNS if taps == 1 else [pattern for pattern in _PATTERNS if not isinstance(pattern, NM)]
     return [str(Block(p.rows, p.cols * taps) if isinstance(p, Block) else p) for p in known]
+
+
+def for_layers(backend: Backend, layers: Sequence[LayerChoice], most: int = MOST_CURVES) -> list[Curve]:
+    """Curves for the layers with zeros: one for each pattern and precision, for the layer whose dense price is highest.
+
+    Args:
+        backend: Of the target.
+        layers: As selection left them; those without a pattern, or with groups, have no curve.
+        most: So many curves, the dearest layers' first.
+    """
+    dearest: dict[tuple[str, str], LayerChoice] = {}
+    for layer in sorted(layers, key=lambda layer: (-(layer.rival_price or 0.0), layer.name)):
+        if layer.pattern != "dense" and layer.rival_price and _shape_of(layer):
+            dearest.setdefault((layer.pattern, layer.precision), layer)
+    found = []
+    for (pattern, precision), layer in list(dearest.items())[:most]:
+        shape = _shape_of(layer)
+        found += list(curves_of(backend, shape, [pattern], [precision])) if shape else []
+    return found
+
+
+def shapes_of(layers: Sequence[LayerChoice], most: int) -> list[Shape]:
+    """The different shapes of a model's layers with weights, but those of grouped convolutions; the dearest first."""
+    dearest = sorted(layers, key=lambda layer: (-(layer.rival_price or 0.0), layer.name))
+    return list(dict.fromkeys(shape for layer in dearest if (shape := _shape_of(layer))))[:most]
+
+
+def _shape_of(layer: LayerChoice) -> Shape | None:
+    """None without a weight, where it is so large that pricing takes long, and for depthwise convolutions."""
+    weights = prod(layer.shape)
+    if len(layer.shape) not in (2, 3, 4) or not 0 < weights <= _MOST_REPORTED or layer.precision not in PRECISIONS:
+        return None
+    outputs, inputs, *taps = layer.shape
+    positions, rest = divmod(layer.macs, weights)
+    if rest or not positions or (taps and inputs == 1):
+        return None
+    return Shape(outputs, inputs, positions, (taps[0] if len(taps) > 1 else 1, taps[-1]) if taps else (1, 1))
 
 
 @dataclass(frozen=True, slots=True)

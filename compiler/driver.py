@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from sparsec.compiler import artifact, report, report_page
+from sparsec.compiler import artifact, breakeven, report, report_page
 from sparsec.compiler.artifact import Artifact, Code, Contents
 from sparsec.compiler.calibration import LEAST_TO_SPLIT, Calibration, random_inputs
 from sparsec.compiler.comparison import Comparison
@@ -26,6 +26,7 @@ from sparsec.compiler.instruments import Fidelity, Sizes, Verify
 from sparsec.compiler.load import open_runner
 from sparsec.compiler.lowering.lower import lower as lower_model
 from sparsec.compiler.lowering.program import Program
+from sparsec.compiler.machine_profile import MachineProfile, note
 from sparsec.compiler.pass_manager import PassContext, PassManager, Reporter, Step, silent
 from sparsec.compiler.recipe import Recipe
 from sparsec.compiler.registry import parse_pass
@@ -60,6 +61,7 @@ class Job:
     reporter: Reporter = silent
     notice: Notice = field(default_factory=lambda: ignore)
     heldout: Calibration | None = None
+    profile: MachineProfile | None = None
     threads: int = 1
 
 
@@ -106,8 +108,9 @@ def compile(
         output: The artifact's folder; None for a temporary one.
         **options: `heldout` (real inputs like `calibration`, to measure fidelity on; without them a part of the
             calibration samples), `passes` (texts of passes to run after the recipe's), `name` (prefix of the C
-            functions), `threads` (how many shall run it, for x86 and arm), `seed`, `reporter` (told of progress),
-            `notice` (told of decisions nobody asked for).
+            functions), `profile` (path of a machine's profile to price kernels by, see docs/selection.md),
+            `threads` (how many shall run it, for x86 and arm), `seed`, `reporter` (told of progress), `notice` (told of
+            decisions nobody asked for).
 
     Returns:
         The artifact, written and complete.
@@ -134,6 +137,7 @@ def job(
     passes: Sequence[str] = (),
     name: str | None = None,
     seed: int = 0,
+    profile: str | Path | None = None,
     reporter: Reporter = silent,
     notice: Notice | None = None,
     measures: bool = False,
@@ -151,6 +155,7 @@ def job(
         passes: As for `compile`.
         name: As for `compile`.
         seed: As for `compile`.
+        profile: As for `compile`.
         reporter: As for `compile`.
         notice: As for `compile`.
         measures: Whether the samples are used although there is no pass.
@@ -176,6 +181,7 @@ def job(
         shapes=shapes,
         name=_identifier(name or _model_name(model)),
         seed=seed,
+        profile=None if profile is None else _profile(target, Path(profile)),
         reporter=reporter,
         notice=tell,
         threads=threads,
@@ -215,11 +221,14 @@ def lower(compressed: Compressed, job: Job) -> Program:
     Raises:
         UnsupportedError: If an operator cannot be compiled.
     """
-    from sparsec.backends.targets import backend
+    from sparsec.backends.targets import backend, profile_of
 
+    priced_by = note(job.profile or profile_of(job.target), job.target)
+    if priced_by:
+        job.notice(priced_by)
     job.reporter("lower", 0, 1)
     told = partial(job.reporter, "lower")
-    return lower_model(compressed.model, backend(job.target), job.name, told, job.threads)
+    return lower_model(compressed.model, backend(job.target, job.profile), job.name, told, job.threads)
 
 
 def emit_text(program: Program, job: Job, kind: str) -> str:
@@ -236,15 +245,18 @@ def write(program: Program, compressed: Compressed, job: Job, folder: Path) -> A
         ArtifactError: If the folder cannot be written.
         ToolchainError: If compiling or linking fails.
     """
-    from sparsec.backends.targets import emit
+    from sparsec.backends.targets import backend, emit, profile_of
 
+    pricing = report.Pricing(
+        job.profile or profile_of(job.target), breakeven.for_layers(backend(job.target, job.profile), program.layers)
+    )
     contents = Contents(
         program=program,
         target=job.target,
         source_sha256=_source_digest(job.model, compressed.original),
         recipe=str(job.recipe) if job.recipe.passes else "",
         golden=golden_vectors(compressed.model, job),
-        report=report.contents(compressed, program, job.target),
+        report=report.contents(compressed, program, job.target, pricing),
     )
 
     def fill(place: Path) -> Code:
@@ -293,6 +305,12 @@ def _weights(model: ir.Model) -> list[ir.Value]:
 def _recipe(recipe: str | Path | Recipe | None, passes: Sequence[str]) -> Recipe:
     base = Recipe() if recipe is None else recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
     return Recipe((*base.passes, *map(parse_pass, passes)), base.name)
+
+
+def _profile(target: str | Target, path: Path) -> MachineProfile:
+    from sparsec.backends.targets import profile_of
+
+    return profile_of(target if isinstance(target, Target) else Target.parse(target), path)
 
 
 def _data(calibration: Given, heldout: Given, tell: Notice) -> tuple[Calibration | None, Calibration | None]:

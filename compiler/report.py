@@ -6,15 +6,17 @@ alone: it holds no place and no time.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from math import isfinite
 from typing import Any, Protocol
 
 import onnx_ir as ir
 
+from sparsec.compiler.breakeven import Curve
 from sparsec.compiler.comparison import Comparison
 from sparsec.compiler.errors import ArtifactError
 from sparsec.compiler.lowering.program import LayerChoice, Program
+from sparsec.compiler.machine_profile import MachineProfile
 from sparsec.compiler.pass_manager import Step
 from sparsec.compiler.survey import Survey, survey
 from sparsec.compiler.target import Target
@@ -57,13 +59,27 @@ class Passes(Protocol):
         ...
 
 
-def contents(compressed: Passes, program: Program, target: Target) -> Json:
+@dataclass(frozen=True, slots=True)
+class Pricing:
+    """What the layers were priced by.
+
+    Attributes:
+        profile: Of the machine.
+        curves: The predicted gain of the layers' patterns at any density; see `breakeven.for_layers`.
+    """
+
+    profile: MachineProfile
+    curves: Sequence[Curve] = ()
+
+
+def contents(compressed: Passes, program: Program, target: Target, pricing: Pricing | None = None) -> Json:
     """The report of a compilation, of JSON values; a number that is not finite becomes None.
 
     Args:
         compressed: The model before and after its passes.
         program: The lowered model.
         target: What it was lowered for.
+        pricing: What its layers were priced by, where that is to be reported.
     """
     after = survey(compressed.model)
     data = {
@@ -77,11 +93,17 @@ def contents(compressed: Passes, program: Program, target: Target) -> Json:
             "macs": after.macs - sum(layer.macs - _work(layer) for layer in program.layers),
         },
         "totals": totals(program.layers),
+        **(_pricing(pricing) if pricing else {}),
         "steps": steps(compressed),
         "layers": [{**asdict(layer), "verdict": verdict(layer)} for layer in program.layers],
     }
     found: Json = finite(data)
     return found
+
+
+def _pricing(pricing: Pricing) -> Json:
+    profile = {key: getattr(pricing.profile, key) for key in ("machine", "source", "cpu", "isa")}
+    return {"profile": profile, "breakeven": [{**asdict(c), "shape": str(c.shape)} for c in pricing.curves]}
 
 
 def totals(layers: Sequence[LayerChoice]) -> Json:
@@ -122,6 +144,10 @@ def check(report: Mapping[str, Any], place: str) -> None:
                     place,
                     f"{part}[{number}].{key}",
                 )
+    if report.get("profile") is not None:
+        for key in ("machine", "source", "cpu", "isa"):
+            fits = isinstance(report["profile"], dict) and isinstance(report["profile"].get(key), str)
+            _expect(fits, place, f"profile.{key}")
     for number, step in enumerate(report["steps"]):
         for found in step["fidelity"].values():
             for key in ("relative_error", "sqnr_db", "correlation", "top1", "kl"):

@@ -10,7 +10,7 @@ def test_an_artifact_has_the_stable_keys(compiled, sparsec):
     done = sparsec("inspect", compiled, "--json")
     assert done.exit_code == 0, done.stderr
     data = json.loads(done.stdout)
-    assert data.keys() == {"target", "code_bytes", "weight_bytes", "layers"}
+    assert data.keys() == {"target", "code_bytes", "weight_bytes", "profile", "layers"}
     assert data["code_bytes"] > 0
     assert data["layers"]
     assert all(layer.keys() == LAYER for layer in data["layers"])
