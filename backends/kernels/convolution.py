@@ -9,6 +9,7 @@ the `Pad` op (see `prepare`), in which every tap is a constant offset.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from math import gcd
 from typing import Any
 
 import numpy as np
@@ -48,12 +49,14 @@ class Place:
         offsets: Of each vector's operand from there.
         at: Output position of each vector.
         valid: Lanes of each vector that exist; 0 means all.
+        rest: Positions behind the last vector that belong to the tile.
     """
 
     start: Expr
     offsets: tuple[int, ...]
     at: tuple[Expr, ...]
     valid: tuple[int, ...]
+    rest: int = 0
 
 
 class ConvolutionKernel:
@@ -84,7 +87,8 @@ class ConvolutionKernel:
             operands = rest[len(constants) - 1 : -1]
             streams = Streams(x, w, rest[0] if len(constants) > 1 else None)
             tail = Tail(plan.op.epilogue, operands, rest[-1])
-            emit_places(plan, lambda group, place: _emit_filters(plan, isa, way, streams, tail, group, place))
+            columns = plan.columns_with_rest
+            emit_places(plan, lambda *place: _emit_filters(plan, isa, way, streams, tail, *place), columns)
 
         return emit.function([(way.dtype, plan.operand_elements), *constants, *plan.tail_parameters], body)
 
@@ -107,16 +111,17 @@ class ConvolutionKernel:
         """From the vectors computed, tails included."""
         plan = Plan.of(spec)
         share = float(plan.steps * plan.op.groups)
-        return preparation_cost(plan, profile) + tile_cost(plan.op, plan.tile, plan_tiles(plan), share, profile)
+        tiles_run = plan_tiles(plan, plan.columns_with_rest)
+        return preparation_cost(plan, profile) + tile_cost(plan.op, plan.tile, tiles_run, share, profile)
 
 
-def emit_places(plan: Plan, body: Callable[[Expr, Place], None]) -> None:
-    """Loops over groups and tiles of positions."""
+def emit_places(plan: Plan, body: Callable[[Expr, Place], None], columns: Sequence[Span] | None = None) -> None:
+    """Loops over groups and tiles of positions; `columns` are the tiles along a row where not the plan's."""
     with emit.loop(plan.op.groups) as group:
         for ys in plan.rows:
             with emit.loop(ys.count) as iy:
                 y = ys.start + emit.clamped(iy, ys.step, ys.last - ys.start)
-                for xs in plan.columns:
+                for xs in columns or plan.columns:
                     with emit.loop(xs.count) as ix:
                         x = xs.start + emit.clamped(ix, xs.step, xs.last - xs.start)
                         body(group, place_of(plan, group, ys, y, xs, x))
@@ -129,7 +134,7 @@ def place_of(plan: Plan, group: Expr, ys: Span, y: Expr, xs: Span, x: Expr) -> P
     offsets = tuple(dy * plan.walk.pitch + dx for dy, dx in pairs)
     at = tuple((y + dy) * plan.walk.columns + x + dx for dy, dx in pairs)
     valid = tuple(xs.valid if dx == xs.offsets[-1] else 0 for _, dx in pairs)
-    return Place(start, offsets, at, valid)
+    return Place(start, offsets, at, valid, xs.rest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +144,50 @@ class Streams:
     x: Expr
     weights: Expr
     places: Expr | None
+
+
+@dataclass(frozen=True, slots=True)
+class Rest:
+    """The positions of a tile behind its vectors: for each, sums in vectors over the tile's filters.
+
+    Attributes:
+        way: Multiply-accumulate.
+        positions: How many.
+        filters: Of the tile.
+        width: Filters of a vector.
+        sums: [position][vector].
+    """
+
+    way: Arithmetic
+    positions: int
+    filters: int
+    width: int
+    sums: emit.Registers
+
+    @classmethod
+    def of(cls, way: Arithmetic, place: Place, filters: int, lanes: int) -> "Rest":
+        """With sums of 0."""
+        width = gcd(filters, lanes)
+        return cls(way, place.rest, filters, width, emit.Registers(place.rest * filters // width, way.dtype, width))
+
+    def emit_step(self, x: Expr, at: Expr, w: Expr, weights: Expr) -> None:
+        """One element of the sums: the weights as vectors, the activation in every lane."""
+        way, vectors = self.way, self.filters // self.width
+        loads = range(vectors if self.positions else 0)
+        rows = [way.weight(emit.bind(vector.load(w, weights + i * self.width, self.width))) for i in loads]
+        for j in range(self.positions):
+            activation = way.activation(emit.bind(vector.splat(x[at + j], self.width)))
+            for i, row in enumerate(rows):
+                place = j * vectors + i
+                self.sums[place] = way.accumulate(self.sums[place], activation, row)
+
+    def store(self, tail: Tail, row: Expr, positions: int, at: Expr) -> None:
+        """Finish each position, its filters one by one."""
+        vectors = self.filters // self.width
+        for j in range(self.positions):
+            found = [self.sums[j * vectors + i] for i in range(vectors)]
+            lanes = [[emit.bind(vector.pick(sums, [lane]))] for sums in found for lane in range(self.width)]
+            tail.store_channels(lanes, row, positions, [at + j])
 
 
 def _is_indexed(plan: Plan) -> bool:
@@ -160,12 +209,15 @@ def _emit_filters(
         with emit.loop(span.count) as panel:
             row = group * plan.filters + span.start + panel * span.step
             sums = emit.Registers(count * len(place.at), way.dtype, plan.tile.lanes)
+            rest = Rest.of(way, place, count, plan.tile.lanes)
             for at, weights in _steps(plan, streams, place, row * plan.steps, count):
                 emit_step(isa, way, streams.x, at, streams.weights, weights, sums, plan.tile.lanes)
+                rest.emit_step(streams.x, at[-1] + plan.tile.lanes, streams.weights, weights)
             accumulators = [sums[i] for i in range(len(sums))]
             width = len(place.at)
             rows = [accumulators[i : i + width] for i in range(0, len(sums), width)]
             tail.store_channels(rows, row, plan.positions, place.at, place.valid)
+            rest.store(tail, row, plan.positions, place.at[-1] + plan.tile.lanes)
 
 
 def _steps(plan: Plan, streams: Streams, place: Place, first: Expr, count: int) -> Iterator[tuple[list[Expr], Expr]]:

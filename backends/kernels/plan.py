@@ -10,7 +10,17 @@ import numpy as np
 from sparsec.backends.kernels import packing
 from sparsec.backends.kernels.epilogue import parameters
 from sparsec.backends.kernels.pad import pad_cost
-from sparsec.backends.kernels.positions import Geometry, Span, Tile, geometry, open_spans, row_spans, spans, upright
+from sparsec.backends.kernels.positions import (
+    Geometry,
+    Span,
+    Tile,
+    geometry,
+    open_spans,
+    row_spans,
+    spans,
+    spans_with_rest,
+    upright,
+)
 from sparsec.compiler.lowering.kernel import Array, KernelSpec, Profile
 from sparsec.compiler.lowering.ops import CHANNELS, CHANNELS4, PLAIN, Convolution, Linear, Op
 
@@ -77,6 +87,13 @@ class Plan:
         """Tiles along a row."""
         cut = open_spans if self.walk.pad and not self.walk.flat else spans
         return cut(self.walk.columns, self.tile.vectors, self.tile.lanes)
+
+    @property
+    def columns_with_rest(self) -> list[Span]:
+        """The same for kernels that finish a few positions of one run with vectors over filters."""
+        if not self.walk.flat:
+            return self.columns
+        return spans_with_rest(self.walk.columns, self.tile.vectors, self.tile.lanes)
 
     @property
     def rows(self) -> list[Span]:
@@ -192,11 +209,22 @@ def preparation_cost(plan: Plan, profile: Profile) -> float:
     return pad_cost(plan.walk.pad, profile) if plan.walk.pad else 0.0
 
 
-def plan_tiles(plan: Plan) -> list[tuple[int, int, float]]:
-    """(filters, vectors, how often) of every register tile that the kernel runs."""
+def plan_tiles(plan: Plan, columns: Sequence[Span] | None = None) -> list[tuple[int, float, float]]:
+    """(filters, vectors, how often) of every register tile that the kernel runs.
+
+    A position of a rest takes a vector over filters: its share of a vector over positions.
+
+    Args:
+        plan: Of the kernel.
+        columns: Tiles along a row, where they are not the plan's.
+    """
     return [
-        (len(span.offsets), len(ys.offsets) * len(xs.offsets), float(span.count * ys.count * xs.count))
+        (len(span.offsets), _vectors(plan, len(span.offsets), ys, xs), float(span.count * ys.count * xs.count))
         for span in plan.panels
         for ys in plan.rows
-        for xs in plan.columns
+        for xs in columns or plan.columns
     ]
+
+
+def _vectors(plan: Plan, filters: int, ys: Span, xs: Span) -> float:
+    return len(ys.offsets) * len(xs.offsets) + xs.rest / min(filters, plan.tile.lanes)

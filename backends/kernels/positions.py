@@ -10,6 +10,9 @@ from sparsec.compiler.lowering.ops import Convolution, Pad
 _OVERLAP = 16
 """A tail is computed by one more whole tile, which overlaps the last, if that adds less than 1 in this many."""
 
+_REST = 4
+"""A rest of a tile is at most a vector's lanes divided by this."""
+
 
 @dataclass(frozen=True, slots=True)
 class Span:
@@ -22,6 +25,7 @@ class Span:
         last: The largest start.
         offsets: Where each vector (or row) of a tile begins, from the tile's start.
         valid: Lanes of the last vector that exist; 0 means all.
+        rest: Elements behind the last vector that belong to the tile, too few for a vector of their own.
     """
 
     start: int
@@ -30,6 +34,7 @@ class Span:
     last: int
     offsets: tuple[int, ...]
     valid: int = 0
+    rest: int = 0
 
 
 def spans(extent: int, size: int, unit: int = 1) -> list[Span]:
@@ -49,6 +54,17 @@ def spans(extent: int, size: int, unit: int = 1) -> list[Span]:
     start = max(extent - vectors * unit, 0)
     tail = Span(start, 1, 0, start, tuple(min(v * unit, extent - unit - start) for v in range(vectors)))
     return [Span(0, full, step, (full - 1) * step, whole), tail] if full else [tail]
+
+
+def spans_with_rest(extent: int, size: int, unit: int) -> list[Span]:
+    """As `spans`, where a few elements that would need one more vector go to the last tile as its rest."""
+    rest = extent % unit
+    if extent < unit or not 0 < rest <= max(1, unit // _REST):
+        return spans(extent, size, unit)
+    *head, tail = spans(extent - rest, size, unit)
+    if tail.count > 1:
+        head.append(replace(tail, count=tail.count - 1))
+    return [*head, Span(tail.last, 1, 0, tail.last, tail.offsets, rest=rest)]
 
 
 def covering(extent: int, size: int, unit: int = 1) -> Span:

@@ -22,6 +22,8 @@ from sparsec.backends.kernels.positions import Tile
 from sparsec.compiler.lowering.kernel import Profile
 from sparsec.compiler.lowering.ops import Convolution, Epilogue
 
+_OVERLAP = 3
+"""Exponent of the soft maximum in `step_us`."""
 _SPILLED_DOTS = 1.25
 """Slowdown of a depthwise tile of codes whose sums do not fit the registers."""
 
@@ -43,8 +45,10 @@ class DepthwiseTile:
     shuffled: int
 
 
-def step_us(dtype: str, rows: int, vectors: int, profile: Profile, splats: bool = True) -> float:
+def step_us(dtype: str, rows: int, vectors: float, profile: Profile, splats: bool = True) -> float:
     """Microseconds of one element of the sum for a register tile of rows x vectors.
+
+    Multiplying, waiting for sums and loading overlap, though not perfectly: a soft maximum of the three.
 
     Args:
         dtype: Of the activations.
@@ -54,8 +58,9 @@ def step_us(dtype: str, rows: int, vectors: int, profile: Profile, splats: bool 
         splats: Whether each row takes a load of its own.
     """
     loads = vectors + (rows if splats else 0)
-    macs = max(rows * vectors, profile["mac_chains"], loads * profile["load_macs"])
-    needed = rows * vectors + vectors + 1
+    parts = (rows * vectors, profile["mac_chains"], loads * profile["load_macs"])
+    macs: float = sum(part**_OVERLAP for part in parts) ** (1 / _OVERLAP)
+    needed = rows * vectors + int(vectors) + 1
     spills = profile["spill_factor"] if needed > profile["vector_registers"] else 1.0
     return macs * mac_us(dtype, profile) * spills
 
@@ -74,7 +79,7 @@ def epilogue_us(epilogue: Epilogue, vectors: float, profile: Profile) -> float:
 
 
 def tile_cost(
-    op: Convolution, tile: Tile, tiles: Iterable[tuple[int, int, float]], steps: float, profile: Profile
+    op: Convolution, tile: Tile, tiles: Iterable[tuple[int, float, float]], steps: float, profile: Profile
 ) -> float:
     """Microseconds of a convolution from its register tiles, or of streaming its weights if that is longer.
 
@@ -98,7 +103,7 @@ def tile_cost(
 
 
 def rowwise_cost(
-    tiles: Iterable[tuple[int, int, float]], depth: int, epilogue: Epilogue, nbytes: float, profile: Profile
+    tiles: Iterable[tuple[int, float, float]], depth: int, epilogue: Epilogue, nbytes: float, profile: Profile
 ) -> float:
     """Microseconds of a row-major float32 product, or of streaming its operands if that is longer.
 
@@ -142,7 +147,7 @@ def depthwise_cost(op: Convolution, vectors: float, tile: DepthwiseTile, profile
 
 
 def sparse_cost(
-    op: Convolution, tiles: Iterable[tuple[int, int, float]], block: tuple[int, int], blocks: int, profile: Profile
+    op: Convolution, tiles: Iterable[tuple[int, float, float]], block: tuple[int, int], blocks: int, profile: Profile
 ) -> float:
     """Microseconds of a block-sparse convolution, or of streaming its weights if that is longer.
 
