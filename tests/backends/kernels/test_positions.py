@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from sparsec.backends.kernels.blocks import Grid, grids, pack
-from sparsec.backends.kernels.positions import Span, covering, open_spans, row_spans, spans, upright
+from sparsec.backends.kernels.positions import Span, covering, open_spans, row_spans, spans, spans_with_rest, upright
 from sparsec.backends.kernels.rowwise import panel_spans
 from sparsec.compiler.lowering.ops import Convolution
 
@@ -27,6 +27,21 @@ def test_spans_cover_and_stay_inside(extent: int) -> None:
                 touched = elements(spans(extent, size, unit), unit)
                 assert set(touched) == set(range(extent)), (size, unit)
                 assert len(touched) < extent + max(size * unit, extent // 8 + unit)
+
+
+@pytest.mark.parametrize("extent", EXTENTS)
+def test_a_rest_follows_the_last_vector(extent: int) -> None:
+    for size in (1, 2, 3, 6):
+        for unit in (4, 8, 16):
+            if unit <= extent:
+                tiles = spans_with_rest(extent, size, unit)
+                touched = elements(tiles, unit)
+                rest = tiles[-1].rest
+                assert all(tile.rest == 0 for tile in tiles[:-1])
+                assert 0 <= rest <= unit // 4
+                assert set(touched) == set(range(extent - rest)), (size, unit)
+                assert not rest or touched[-1] == extent - rest - 1
+                assert tiles[-1].count == 1 or not rest
 
 
 @pytest.mark.parametrize("extent", EXTENTS)
