@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from sparsec.compiler.findings import idle_lines, warning_lines
 from sparsec.compiler.text import in_bytes, in_count, in_error, in_percent, in_time, printable, shortened
 
 if TYPE_CHECKING:
@@ -90,27 +91,6 @@ def fidelity_lines(steps: Sequence[Json]) -> list[str]:
         changed = any(step["changed"] for step in steps)
         return ["not measured: no calibration samples"] if changed else []
     return [f"'{shortened(name)}' {_comparison(found)}" for name, found in measured[-1].items()]
-
-
-def warning_lines(steps: Sequence[Json]) -> list[str]:
-    """Outputs that are no nearer to the original's than zeros would be, after the last pass that was measured."""
-    measured = [step["fidelity"] for step in steps if step["fidelity"]]
-    return [
-        f"'{shortened(name)}' is no nearer to the original's than zeros would be; loosen the passes, or recover"
-        for name, found in (measured[-1].items() if measured else ())
-        if found["sqnr_db"] is None or found["sqnr_db"] <= 0
-    ]
-
-
-def idle_lines(steps: Sequence[Json]) -> list[str]:
-    """Passes that found layers but changed none, with the reasons; exact rewrites may well find nothing to do."""
-    lines = []
-    for step in steps:
-        reasons = list(dict.fromkeys(record["note"] for record in step["records"] if record["skipped"]))
-        if reasons and not step["changed"] and all(record["skipped"] for record in step["records"]):
-            more = f"; {len(reasons) - 2} more in the report" if len(reasons) > 2 else ""
-            lines.append(f"'{step['name']}' left all layers alone: {'; '.join(reasons[:2])}{more}")
-    return lines
 
 
 def print_steps(steps: Sequence[Json], seconds: Sequence[float] = ()) -> None:

@@ -37,6 +37,7 @@ def forbidden(place):
     yield from () if folder == "cli" else ("click", "sparsec.cli")
     yield from () if folder == "backends" else ("tvm", "wasmtime", "ziglang")
     yield from () if place.startswith(TORCH) else ("torch",)
+    yield from () if place == "compiler/report_html/page.py" else ("jinja2",)
     yield from () if place == "compiler/sweep/plot.py" else ("matplotlib",)
 
 

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-HEAVY = ("tvm", "torch", "onnxruntime", "onnx", "wasmtime", "matplotlib")
+HEAVY = ("tvm", "torch", "onnxruntime", "onnx", "wasmtime", "matplotlib", "jinja2")
 
 
 @pytest.mark.parametrize(

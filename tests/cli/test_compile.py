@@ -157,7 +157,7 @@ def _step(name, sqnr, *notes):
 
 
 def test_an_output_worse_than_zeros_is_warned_of():
-    from sparsec.cli.tables import warning_lines
+    from sparsec.compiler.findings import warning_lines
 
     assert warning_lines([_step("quantize", 20.0)]) == []
     assert warning_lines([]) == []
@@ -166,7 +166,7 @@ def test_an_output_worse_than_zeros_is_warned_of():
 
 
 def test_a_pass_that_leaves_all_layers_alone_says_why():
-    from sparsec.cli.tables import idle_lines
+    from sparsec.compiler.findings import idle_lines
 
     assert idle_lines([_step("quantize", 20.0)]) == []
     assert idle_lines([_step("prune-nm", 0, "it is small", "it is small", "it is odd", "it is old")]) == [
