@@ -14,7 +14,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from sparsec.compiler import artifact, breakeven, report, report_page
+import sparsec
+from sparsec.compiler import artifact, breakeven, report
 from sparsec.compiler.artifact import Artifact, Code, Contents
 from sparsec.compiler.calibration import LEAST_TO_SPLIT, Calibration, random_inputs
 from sparsec.compiler.comparison import Comparison
@@ -30,6 +31,7 @@ from sparsec.compiler.machine_profile import MachineProfile, note
 from sparsec.compiler.pass_manager import PassContext, PassManager, Reporter, Step, silent
 from sparsec.compiler.recipe import Recipe
 from sparsec.compiler.registry import parse_pass
+from sparsec.compiler.report_html import page as report_html
 from sparsec.compiler.survey import Survey
 from sparsec.compiler.target import Target, check_threads
 
@@ -261,11 +263,17 @@ def write(program: Program, compressed: Compressed, job: Job, folder: Path) -> A
 
     def fill(place: Path) -> Code:
         code = emit(program, job.target, place, job.reporter)
-        page = report_page.page(contents.report, code.code_bytes, code.arena_bytes)
-        (place / report_page.FILE).write_text(page, "utf-8")
+        (place / report_html.FILE).write_text(report_html.page(contents.report, _facts(contents, code)), "utf-8")
         return code
 
     return artifact.write(folder, contents, fill, open_runner)
+
+
+def _facts(contents: Contents, code: Code) -> report_html.Facts:
+    program = contents.program
+    ports = report_html.named(program.inputs, program.outputs)
+    version = sparsec.__version__
+    return report_html.Facts(version, contents.recipe, code.code_bytes, code.arena_bytes, ports, program.threads)
 
 
 def golden_vectors(model: ir.Model, job: Job) -> Golden:

@@ -6,18 +6,21 @@ characters were made visible; and the page forbids its reader's browser any scri
 """
 
 from base64 import b64encode
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from hashlib import sha256
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
+from sparsec.compiler.lowering.program import Port
 from sparsec.compiler.report_html import breakeven, layers, passes, schema, summary
 from sparsec.compiler.report_html.summary import Facts
 from sparsec.compiler.text import printable
 
 if TYPE_CHECKING:
     from jinja2 import Template
+
+    from sparsec.compiler.artifact import Artifact
 
 FILE = "report.html"
 Json = Mapping[str, Any]
@@ -52,6 +55,33 @@ def page(report: Json, facts: Facts, place: str = FILE) -> str:
         breakeven=breakeven.plot(report),
         columns=layers.COLUMNS,
         table=layers.table(report["layers"]),
+    )
+
+
+def of_artifact(artifact: "Artifact") -> str:
+    """The page of an artifact, anew: the one it carries, if the same sparsec made that.
+
+    Raises:
+        ArtifactError: If its report is damaged.
+    """
+    made = artifact.manifest
+    facts = Facts(
+        sparsec=made.sparsec,
+        recipe=made.recipe,
+        code_bytes=made.code_bytes,
+        arena_bytes=made.arena_bytes,
+        ports=named(made.inputs, made.outputs),
+        threads=made.threads,
+    )
+    return page(artifact.report(), facts, str(artifact.folder))
+
+
+def named(inputs: Sequence[Port], outputs: Sequence[Port]) -> tuple[tuple[str, str, str, tuple[int, ...]], ...]:
+    """Inputs and outputs as `Facts` has them."""
+    return tuple(
+        (kind, port.name, port.dtype, port.shape)
+        for kind, ports in (("input", inputs), ("output", outputs))
+        for port in ports
     )
 
 

@@ -41,7 +41,22 @@ def test_the_artifact_runs_and_its_report_agrees(sparse, sparsec):
 def test_it_holds_a_page_that_loads_nothing(sparse, here):
     page = (here / "out" / "report.html").read_text()
     assert "first" in page
-    assert not any(word in page for word in ("<script", "http://", "https://", "src=", "@import", "url("))
+    assert page.count("<script") == 1
+    assert not any(word in page for word in ("http://", "https://", "src=", "@import", "url("))
+
+
+def test_the_page_is_one_of_the_files_that_are_verified(sparse, here):
+    from sparsec.compiler.artifact import file_entry
+    from sparsec.compiler.errors import ArtifactError
+    from sparsec.compiler.load import load
+
+    path = here / "out" / "report.html"
+    with load(here / "out") as artifact:
+        assert artifact.manifest.files["report.html"] == file_entry(path)
+        artifact.verify_files()
+        path.write_bytes(path.read_bytes().replace(b"first", b"fIrst"))
+        with pytest.raises(ArtifactError, match=r"'report\.html' is damaged"):
+            artifact.verify_files()
 
 
 def test_default_folder_json_and_quiet(model, here, sparsec):
