@@ -9,11 +9,13 @@ import click
 
 import sparsec
 from sparsec.cli.bench import bench
+from sparsec.cli.breakeven import breakeven
 from sparsec.cli.compile import compile_command
 from sparsec.cli.exit_codes import guarded
 from sparsec.cli.inspect import inspect_command
 from sparsec.cli.list import list_command
 from sparsec.cli.parameters import Settings, debug_option
+from sparsec.cli.report import report
 from sparsec.cli.run import run
 from sparsec.cli.sweep import sweep_command
 from sparsec.cli.verify import verify
@@ -53,5 +55,5 @@ def main() -> None:
     """Compress a trained network and compile it, ahead of time, to sparse kernels for one target."""
 
 
-for _command in (compile_command, sweep_command, run, bench, inspect_command, verify, list_command):
+for _command in (compile_command, sweep_command, run, bench, inspect_command, report, breakeven, verify, list_command):
     main.add_command(_command)

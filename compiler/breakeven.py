@@ -23,7 +23,7 @@ from sparsec.compiler.lowering.repricing import (
     price_specs,
     repricer,
 )
-from sparsec.compiler.pattern import NM, Block, parse_pattern
+from sparsec.compiler.pattern import NM, Block, Pattern, parse_pattern
 
 _PATTERNS = tuple(
     parse_pattern(text)
@@ -150,11 +150,19 @@ def curves_of(
             yield from (curve for curve in found if curve is not None)
 
 
-def patterns_for(shape: Shape) -> list[str]:
-    """The patterns that passes prune a layer to; blocks of a convolution are blocks of whole kernels."""
+def patterns_for(shape: Shape, patterns: Sequence[Pattern] = _PATTERNS) -> list[str]:
+    """Patterns as passes name them, over a layer's weight: blocks of a convolution are blocks of whole kernels."""
     taps = prod(shape.kernel)
-    known = _PATTERNS if taps == 1 else [pattern for pattern in _PATTERNS if not isinstance(pattern, NM)]
+    known = patterns if taps == 1 else [pattern for pattern in patterns if not isinstance(pattern, NM)]
     return [str(Block(p.rows, p.cols * taps) if isinstance(p, Block) else p) for p in known]
+
+
+def label(curve: Curve) -> str:
+    """The curve's pattern as passes name it: blocks of whole kernels, whatever the kernel's size."""
+    pattern, taps = parse_pattern(curve.pattern), prod(curve.shape.kernel)
+    if not isinstance(pattern, Block) or pattern.cols % taps:
+        return curve.pattern
+    return str(Block(pattern.rows, pattern.cols // taps))
 
 
 def for_layers(backend: Backend, layers: Sequence[LayerChoice], most: int = MOST_CURVES) -> list[Curve]:

@@ -8,7 +8,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("compiler", "passes", "backends", "cli", "models")
-DRIVER = ("compiler/driver.py", "compiler/load.py")
+DRIVER = ("compiler/driver.py", "compiler/load.py", "compiler/pricing.py")
+PLOTS = ("compiler/sweep/plot.py", "compiler/breakeven_plot.py")
 TORCH = ("compiler/importers/torch.py", "compiler/executor", "passes/recover")
 FILES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
 
@@ -38,7 +39,7 @@ def forbidden(place):
     yield from () if folder == "backends" else ("tvm", "wasmtime", "ziglang")
     yield from () if place.startswith(TORCH) else ("torch",)
     yield from () if place == "compiler/report_html/page.py" else ("jinja2",)
-    yield from () if place == "compiler/sweep/plot.py" else ("matplotlib",)
+    yield from () if place in PLOTS else ("matplotlib",)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))

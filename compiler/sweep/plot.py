@@ -12,13 +12,13 @@ from sparsec.compiler.sweep.curves import Curve
 from sparsec.compiler.sweep.sweep import LayerSweep, Sweep
 from sparsec.compiler.text import distinct, shortened
 
-_METADATA: dict[str, dict[str, Any]] = {
+METADATA: dict[str, dict[str, Any]] = {
     "svg": {"Date": None, "Creator": "sparsec"},
     "png": {"Software": "sparsec"},
     "pdf": {"CreationDate": None, "ModDate": None, "Creator": "sparsec", "Producer": None},
 }
 """By suffix, what a file says of its making: nothing that differs from run to run."""
-_SETTINGS: Any = {"svg.hashsalt": "sparsec", "text.parse_math": False, "figure.dpi": 100, "font.size": 9}
+SETTINGS: Any = {"svg.hashsalt": "sparsec", "text.parse_math": False, "figure.dpi": 100, "font.size": 9}
 _ROW = 0.17
 """Inches of a layer in the map."""
 _MOST_LAYERS = 400
@@ -31,8 +31,8 @@ def check_suffix(path: Path) -> str:
         RecipeError: If the suffix is none of those that can be drawn.
     """
     suffix = path.suffix.lower().removeprefix(".")
-    if suffix not in _METADATA:
-        msg = f"Plot file '{path}': the suffix is '{path.suffix}', expected one of .{', .'.join(_METADATA)}."
+    if suffix not in METADATA:
+        msg = f"Plot file '{path}': the suffix is '{path.suffix}', expected one of .{', .'.join(METADATA)}."
         raise RecipeError(msg)
     return suffix
 
@@ -53,7 +53,7 @@ def draw(sweep: Sweep, stream: BinaryIO, kind: str, title: str) -> None:
     patterns = [curve.pattern for curve in sweep.whole]
     rows = [layer for layer in sweep.layers if layer.curves][:_MOST_LAYERS]
     maps = patterns if rows else []
-    with mpl.rc_context(_SETTINGS):
+    with mpl.rc_context(SETTINGS):
         height = max(4.0, 1.6 + _ROW * len(rows))
         figure = Figure(figsize=(5.5 + 5.0 * len(maps), height), layout="constrained")
         FigureCanvasAgg(figure)
@@ -63,7 +63,7 @@ def draw(sweep: Sweep, stream: BinaryIO, kind: str, title: str) -> None:
             image = _draw_map(axis, rows, pattern)
         if maps:
             figure.colorbar(image, ax=list(axes[1:]), label="fidelity of the model", shrink=min(1.0, 3 / height))
-        figure.savefig(stream, format=kind, metadata=_METADATA[kind])
+        figure.savefig(stream, format=kind, metadata=METADATA[kind])
 
 
 def _draw_curves(axis: Any, curves: Sequence[Curve], title: str) -> None:
