@@ -32,6 +32,7 @@ from sparsec.compiler.pass_manager import PassContext, PassManager, Reporter, St
 from sparsec.compiler.recipe import Recipe
 from sparsec.compiler.registry import parse_pass
 from sparsec.compiler.report_html import page as report_html
+from sparsec.compiler.report_html.summary import Facts
 from sparsec.compiler.survey import Survey
 from sparsec.compiler.target import Target, check_threads
 
@@ -269,11 +270,11 @@ def write(program: Program, compressed: Compressed, job: Job, folder: Path) -> A
     return artifact.write(folder, contents, fill, open_runner)
 
 
-def _facts(contents: Contents, code: Code) -> report_html.Facts:
+def _facts(contents: Contents, code: Code) -> Facts:
     program = contents.program
     ports = report_html.named(program.inputs, program.outputs)
     version = sparsec.__version__
-    return report_html.Facts(version, contents.recipe, code.code_bytes, code.arena_bytes, ports, program.threads)
+    return Facts(version, contents.recipe, code.code_bytes, code.arena_bytes, ports, program.threads)
 
 
 def golden_vectors(model: ir.Model, job: Job) -> Golden:

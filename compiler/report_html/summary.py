@@ -33,7 +33,7 @@ class Facts:
         code_bytes: Machine code with its constants.
         arena_bytes: Scratch memory of a run.
         ports: Inputs and outputs: ``input`` or ``output``, name, type, shape.
-        threads: How many run it.
+        threads: How many it was compiled for.
     """
 
     sparsec: str
@@ -67,12 +67,11 @@ class Row:
 def head(report: Json, facts: Facts) -> dict[str, Any]:
     """Name, target, version, machine, recipe, ports."""
     profile = report.get("profile") or {}
-    threads = "one thread" if facts.threads == 1 else f"{facts.threads} threads"
     return {
         "name": report["name"],
         "target": report["target"],
         "sparsec": facts.sparsec,
-        "threads": threads,
+        "threads": facts.threads,
         "source": _SOURCES.get(profile.get("source", ""), "a profile of"),
         "machine": profile.get("machine", "a machine that the report does not name"),
         "recipe": facts.recipe.splitlines(),

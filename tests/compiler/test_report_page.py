@@ -3,6 +3,7 @@ import copy
 import json
 import re
 from base64 import b64encode
+from dataclasses import replace
 from hashlib import sha256
 from html.parser import HTMLParser
 
@@ -162,6 +163,11 @@ def test_it_shows_what_was_compiled_and_every_layer_pass_and_refusal(data):
         "1.21\N{MULTIPLICATION SIGN}", "2.50\N{MULTIPLICATION SIGN}", "12.0 dB", "pays from 80.0 % down",
     ):  # fmt: skip
         assert words in text, words
+
+
+def test_the_number_of_threads_is_named_where_there_are_several(data):
+    assert "threads" not in Tags(page(data, FACTS)).text
+    assert "Compiled by sparsec 0.1.0 for 2 threads." in Tags(page(data, replace(FACTS, threads=2))).text
 
 
 def test_equal_reports_give_equal_pages(data):
