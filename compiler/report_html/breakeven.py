@@ -67,7 +67,7 @@ def _gains(layers: Sequence[Json], curves: Sequence[Json]) -> Scale:
     high, low = 2.0, 1.0
     while high < min(max(gains, default=2.0), _MOST):
         high *= 2
-    while low > max(min(gains, default=1.0), _LEAST):
+    while low > 1.12 * max(min(gains, default=1.0), _LEAST):
         low /= 2
     return chart.upwards(low / 1.1, high * 1.1, _HEIGHT, by_powers=True)
 

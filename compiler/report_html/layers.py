@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-from sparsec.compiler.report_html.units import NONE, factor, in_bytes, in_percent, ratio, sides, tail, time
+from sparsec.compiler.report_html.units import NONE, brief, factor, in_bytes, in_percent, ratio, sides, time
 
 Json = Mapping[str, Any]
 MOST_BARS = 40
@@ -21,7 +21,7 @@ class Bar:
     """A bar before its rival's, both as shares of the longest.
 
     Attributes:
-        name: Of the layer or operator; only the end of a long one.
+        name: Of the layer or operator; a long one abbreviated.
         kind: Verdict, which colours it; ``plain`` for none.
         share: Length.
         rival: Length of the pale bar behind it; None without one.
@@ -75,9 +75,8 @@ def _bars(
     tell: Callable[[Any], str],
     kind: str = "",
 ) -> Bars:
-    measured = sorted(
-        ((*measure(layer), layer) for layer in layers), key=lambda item: (-max(item[0], item[1] or 0), item[2]["name"])
-    )
+    """Of equal bars, the layer that runs first stands first."""
+    measured = sorted(((*measure(layer), layer) for layer in layers), key=lambda item: -max(item[0], item[1] or 0))
     drawn = measured[:MOST_BARS]
     longest = max((max(own, rival or 0) for own, rival, _ in drawn), default=0.0)
     return Bars(
@@ -91,7 +90,7 @@ def _bar(own: float, rival: float | None, layer: Json, longest: float, tell: Cal
     gain = ratio(rival, own)
     against = "" if rival is None else f", dense {tell(rival)}"
     return Bar(
-        tail(layer["name"]),
+        brief(layer["name"]),
         kind or layer["verdict"],
         own / longest,
         None if rival is None else rival / longest,

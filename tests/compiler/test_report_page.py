@@ -332,3 +332,17 @@ def test_a_report_is_not_changed(data):
     before = copy.deepcopy(data)
     page(data, FACTS)
     assert data == before
+
+
+@pytest.mark.parametrize(
+    ("name", "short"),
+    [
+        ("conv_stem", "conv_stem"),
+        ("/backbone/encoder/layer.0/mlp/fc1/MatMul", "/b/e/layer.0/mlp/fc1/MatMul"),
+        ("/backbone/encoder/layer.11/attention/output/dense/MatMul", "/b/e/l.11/a/o/dense/MatMul"),
+        ("a" * 40, "\N{HORIZONTAL ELLIPSIS}" + "a" * 27),
+        ("", ""),
+    ],
+)
+def test_long_names_keep_what_tells_them_apart(name, short):
+    assert units.brief(name) == short
