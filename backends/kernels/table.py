@@ -5,6 +5,7 @@ from sparsec.backends.kernels.batch_matmul import BatchMatMulKernel
 from sparsec.backends.kernels.convolution import ConvolutionKernel
 from sparsec.backends.kernels.depthwise import DepthwiseKernel
 from sparsec.backends.kernels.elementwise import ElementwiseKernel
+from sparsec.backends.kernels.group_linear import GroupLinearKernel, SparseGroupLinearKernel
 from sparsec.backends.kernels.interpolate import InterpolateKernel
 from sparsec.backends.kernels.layernorm import LayerNormKernel
 from sparsec.backends.kernels.linear import LinearKernel
@@ -24,6 +25,7 @@ KERNELS: tuple[Kernel, ...] = (
     ConvolutionKernel(),
     DepthwiseKernel(),
     ElementwiseKernel(),
+    GroupLinearKernel(),
     InterpolateKernel(),
     LayerNormKernel(),
     LinearKernel(),
@@ -35,6 +37,7 @@ KERNELS: tuple[Kernel, ...] = (
     RecurrentKernel(),
     ReduceKernel(),
     SoftmaxKernel(),
+    SparseGroupLinearKernel(),
     SparseKernel(),
     SparseMatvecKernel(),
     UnmergeTokensKernel(),

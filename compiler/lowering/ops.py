@@ -120,6 +120,20 @@ class Linear:
 
 
 @dataclass(frozen=True, slots=True)
+class GroupedLinear:
+    """out[t, m] = sum_k x[t, k] w[m, k], float32, row-major, with a weight of at most 4 bits in groups along k.
+
+    The weight is uint32 [outputs][inputs], see `groups.join`. The epilogue's channel is m.
+    """
+
+    positions: int
+    inputs: int
+    outputs: int
+    group: int
+    epilogue: Epilogue = field(default_factory=Epilogue)
+
+
+@dataclass(frozen=True, slots=True)
 class BatchMatMul:
     """out[b, m, n] = sum_k a[b, m, k] b[b, k, n], float32, row-major, both operands computed at run time.
 
@@ -292,6 +306,7 @@ Op = (
     Convolution
     | Pad
     | Linear
+    | GroupedLinear
     | BatchMatMul
     | Elementwise
     | Softmax

@@ -78,7 +78,7 @@ class LayerChoice:
         breakeven_density: Share of the pattern's units at which a refused layer would have paid; None where it was not
             refused, or no density pays.
         shape: Of the weight, output channels first; empty without one.
-        precision: That the layer is computed in, ``int8`` or ``float32``; empty without a weight.
+        precision: That its weight is read in: ``int8``, ``int4`` (groups) or ``float32``; empty without a weight.
     """
 
     name: str

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A layer's constant weight as kernels want it: [out, in...], float32 or int8 codes, and the pattern of its zeros."""
+"""A layer's constant weight as kernels want it: [out, in...], float32, int8 codes or groups, and its zeros' pattern."""
 
 from dataclasses import dataclass, replace
 
@@ -8,6 +8,7 @@ import onnx_ir as ir
 
 from sparsec.compiler.encoding import EncodedTensor, Quant, classify
 from sparsec.compiler.graph import constant_of
+from sparsec.compiler.lowering.groups import groups_of, join
 from sparsec.compiler.lowering.kernel import Array
 
 INT8 = Quant(8, "channel")
@@ -25,6 +26,9 @@ class Weight:
         pattern: Text form of the pattern asked for, or found in the zeros.
         density: Share of elements that are not zero.
         widened: Text form of a precision that no kernel reads, so that its values are stored as float32; else empty.
+        groups: uint32 [out, in], see `groups.join`, where the inputs are one axis of groups of at most 4 bits; else
+            None. `widened` then names the precision, for a kernel that reads the values.
+        group: Their size; 0 without.
     """
 
     values: Array
@@ -33,6 +37,8 @@ class Weight:
     pattern: str
     density: float
     widened: str = ""
+    groups: Array | None = None
+    group: int = 0
 
     @property
     def code_sums(self) -> Array:
@@ -43,7 +49,11 @@ class Weight:
 
     def in_float(self) -> "Weight":
         """The same weight for a float32 kernel."""
-        return replace(self, codes=None, scales=None)
+        return replace(self, codes=None, scales=None, groups=None)
+
+    def in_groups(self) -> "Weight":
+        """The same weight for a kernel that reads groups."""
+        return replace(self, widened="")
 
 
 def weight_of(value: ir.Value, axis: int) -> Weight:
@@ -56,9 +66,17 @@ def weight_of(value: ir.Value, axis: int) -> Weight:
     if isinstance(tensor, EncodedTensor) and _is_integer(quant) and tensor.axis == axis:
         assert tensor.codes is not None
         codes, scales = _leading(tensor.codes, axis), tensor.scales
-    return Weight(
-        values, codes, scales, *_pattern(tensor, values), "" if _is_integer(quant) or not quant else str(quant)
+    weight = Weight(values, codes, scales, *_pattern(tensor, values), _widened(quant))
+    found = (
+        groups_of(tensor) if isinstance(tensor, EncodedTensor) and tensor.axis == axis and values.ndim == 2 else None
     )
+    if found is None or quant is None:
+        return weight
+    return replace(weight, groups=join(found), group=quant.group)
+
+
+def _widened(quant: Quant | None) -> str:
+    return "" if quant is None or _is_integer(quant) else str(quant)
 
 
 def _is_integer(quant: Quant | None) -> bool:

@@ -137,7 +137,9 @@ def report(
 
 
 def _precision(weight: Weight | None) -> str:
-    return "" if weight is None else "float32" if weight.codes is None else "int8"
+    if weight is None:
+        return ""
+    return "int8" if weight.codes is not None else "int4" if weight.groups is not None else "float32"
 
 
 def _kernel_text(choice: Choice, weight: Weight | None) -> str:

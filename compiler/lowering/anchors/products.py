@@ -23,7 +23,7 @@ from sparsec.compiler.lowering.chain import Source
 from sparsec.compiler.lowering.codes import Codes
 from sparsec.compiler.lowering.emitter import Emitter
 from sparsec.compiler.lowering.kernel import Array
-from sparsec.compiler.lowering.ops import BatchMatMul, Linear
+from sparsec.compiler.lowering.ops import BatchMatMul, Epilogue, GroupedLinear, Linear
 from sparsec.compiler.lowering.regions import LAST, Region, operand_kind
 from sparsec.compiler.lowering.weights import Weight, weight_of
 
@@ -58,10 +58,30 @@ def emit(emitter: Emitter, region: Region) -> None:
         return
     transposed = node.op_type == "Gemm" and attribute(node, "transB", 0)
     weight = _scaled(weight_of(node.inputs[1], 0 if transposed else 1), node)  # type: ignore[arg-type]
+    if weight.groups is not None:
+        _emit_groups(emitter, region, weight)
+        return
     codes = integer_input(node.inputs[0], weight)
     if codes is None or not _emit_linear(emitter, region, weight, codes):
         done = _emit_linear(emitter, region, weight.in_float(), None)
         assert done, region.name
+
+
+def _emit_groups(emitter: Emitter, region: Region, weight: Weight) -> None:
+    """With the groups as they are stored, or with the values they stand for: whichever is cheaper."""
+    data = region.nodes[0].inputs[0]
+    assert data is not None
+    assert weight.groups is not None
+    epilogue, _ = tail(region, _bias(region.nodes[0]))
+    positions = prod(shape_of(data)[:-1])
+    price = relayout_price(emitter, data, LAST, region.output)
+    found = [
+        (choice.price, form)
+        for form, array in ((weight.in_groups(), weight.groups), (weight.in_float(), weight.values))
+        if (choice := emitter.choose(_op(form, None, positions, epilogue), array, weight.pattern, relayout=price))
+    ]
+    done = _emit_linear(emitter, region, min(found, key=lambda pair: pair[0])[1], None)
+    assert done, region.name
 
 
 def _emit_linear(emitter: Emitter, region: Region, weight: Weight, codes: Codes | None) -> bool:
@@ -72,9 +92,9 @@ def _emit_linear(emitter: Emitter, region: Region, weight: Weight, codes: Codes 
     epilogue, sources = integer_tail(region, codes, weight, bias) if codes else tail(region, bias)  # type: ignore[arg-type]
     data = codes.value if codes else node.inputs[0]
     assert data is not None
-    array = weight.values if codes is None else weight.codes
+    array = weight.codes if codes else weight.groups if weight.groups is not None else weight.values
     assert array is not None
-    op = Linear("uint8" if codes else "float32", prod(shape_of(data)[:-1]), array.shape[1], array.shape[0], epilogue)
+    op = _op(weight, codes, prod(shape_of(data)[:-1]), epilogue)
     price = relayout_price(emitter, data, LAST, region.output)
     choice = emitter.choose(op, array, weight.pattern, relayout=price)
     if choice is None:
@@ -86,6 +106,13 @@ def _emit_linear(emitter: Emitter, region: Region, weight: Weight, codes: Codes 
     emitter.call_packed(packed, source, extra, target, region.name)
     report(emitter, region, choice, weight, packed.arrays, op.positions * array.size)
     return True
+
+
+def _op(weight: Weight, codes: Codes | None, positions: int, epilogue: Epilogue) -> Linear | GroupedLinear:
+    outputs, inputs = weight.values.shape
+    if codes is None and weight.groups is not None:
+        return GroupedLinear(positions, inputs, outputs, weight.group, epilogue)
+    return Linear("uint8" if codes else "float32", positions, inputs, outputs, epilogue)
 
 
 def _emit_batch(emitter: Emitter, region: Region) -> None:
@@ -120,7 +147,7 @@ def _scaled(weight: Weight, node: ir.Node) -> Weight:
     alpha = attribute(node, "alpha", 1.0) if node.op_type == "Gemm" else 1.0
     if alpha == 1.0:
         return weight
-    return Weight(weight.values * np.float32(alpha), None, None, weight.pattern, weight.density)
+    return Weight(weight.values * np.float32(alpha), None, None, weight.pattern, weight.density, weight.widened)
 
 
 def _constant_matrix(value: ir.Value | None) -> bool:

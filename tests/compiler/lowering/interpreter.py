@@ -7,6 +7,7 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from sparsec.compiler.lowering import ops
+from sparsec.compiler.lowering.groups import split
 from sparsec.compiler.lowering.kernel import Backend, Fallback, FallbackCall, KernelSpec
 
 SIZES = {"channel": None, "scalar": 1}
@@ -138,6 +139,14 @@ def _linear(spec, views):
     finish(op.epilogue, out.astype(np.float32), views[2:], 1, spec.output == "channels4")
 
 
+def _grouped(spec, views):
+    op = spec.op
+    x = views[0].read("float32", op.positions * op.inputs).reshape(op.positions, op.inputs)
+    words = views[1].read("uint32", op.inputs * op.outputs).reshape(op.outputs, op.inputs)
+    out = x.astype(np.float64) @ split(words, op.group).values.T.astype(np.float64)
+    finish(op.epilogue, out.astype(np.float32), views[2:], 1, False)
+
+
 def _batch(spec, views):
     op = spec.op
     a = views[0].read("float32", op.a_batches * op.m * op.k).reshape(op.a_batches, op.m, op.k)
@@ -243,6 +252,7 @@ def _cell(spec, views):
 RUN = {
     ops.Convolution: _convolution,
     ops.Linear: _linear,
+    ops.GroupedLinear: _grouped,
     ops.BatchMatMul: _batch,
     ops.Elementwise: _elementwise,
     ops.Softmax: _rows,

@@ -1,0 +1,294 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Linear with weights of 4-bit groups and float32 activations: one token, or a few that share the unpacked weights.
+
+In the style of GQSA's matrix-vector product: the stream of kept groups is cut where it is convenient, and a row costs
+what it keeps. Each weight becomes the float32 number that it stands for, exactly; so the result is what ONNX means, up
+to the order of the sums. A row's sums stay vectors until as many rows as there are lanes are done; then they are added
+up across the lanes together.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from tvm import tirx
+from tvm.tirx.script import builder as T
+
+from sparsec.backends.isa import Isa
+from sparsec.backends.kernels import emit, vector
+from sparsec.backends.kernels.dot import multiply_add
+from sparsec.backends.kernels.epilogue import Tail, parameters
+from sparsec.backends.kernels.group_cost import group_cost
+from sparsec.backends.kernels.group_format import WORDS, Format, pack
+from sparsec.backends.kernels.group_unpack import unpacker, widened_scales
+from sparsec.backends.kernels.reference import finish_plain
+from sparsec.compiler.errors import RecipeError
+from sparsec.compiler.lowering.groups import Groups, split
+from sparsec.compiler.lowering.kernel import Array, KernelSpec, Profile
+from sparsec.compiler.lowering.ops import GroupedLinear, Op
+from sparsec.compiler.pattern import Block, parse_pattern
+
+Expr = Any
+MOST_TOKENS = 8
+GROUPS = (16, 32, 64, 128)
+_UNROLL = {4: 1, 8: 4, 16: 4}
+"""Steps of a turn of the loop, by lanes, where a step is one vector of words. More are slower in WebAssembly."""
+
+
+class GroupLinearKernel:
+    """Dense. Parameters: x, words, scales, zero points, epilogue operands, out."""
+
+    family = "group-linear"
+
+    def candidates(self, op: Op, pattern: str, lanes: int) -> Iterable[KernelSpec]:
+        """Specs whose tile is (lanes, steps of a turn)."""
+        if isinstance(op, GroupedLinear) and _takes(op):
+            yield KernelSpec(self.family, op, "dense", _tile(op, lanes))
+
+    def prepare(self, spec: KernelSpec) -> KernelSpec | None:
+        """The input is read as it is."""
+        return None
+
+    def build(self, spec: KernelSpec, isa: Isa) -> Any:
+        """The TIR PrimFunc."""
+        return _build(spec, isa, sparse=False)
+
+    def pack(self, spec: KernelSpec, weight: Array) -> Sequence[Array]:
+        """Words, scales and zero points; dropped groups are stored as zeros."""
+        streams = pack(format_of(spec), _filled(split(weight, _op(spec).group)))
+        return (streams.words, streams.scales, streams.zeros)
+
+    def reference(self, spec: KernelSpec, weight: Array | None, *operands: Array) -> Array:
+        """By numpy, in float64."""
+        return _reference(spec, weight, *operands)
+
+    def cost(self, spec: KernelSpec, weight: Array | None, profile: Profile) -> float:
+        """From all groups."""
+        form = format_of(spec)
+        return group_cost(_op(spec), form, spec.tile[1], [form.groups] * form.outputs, sparse=False, profile=profile)
+
+
+class SparseGroupLinearKernel:
+    """Kept groups only. Parameters: x, words, scales, zero points, places, row ends, epilogue operands, out."""
+
+    family = "group-sparse"
+
+    def candidates(self, op: Op, pattern: str, lanes: int) -> Iterable[KernelSpec]:
+        """Specs whose tile is (lanes, steps of a turn), where whole groups are zero."""
+        if isinstance(op, GroupedLinear) and _takes(op) and _drops_groups(pattern, op.group):
+            yield KernelSpec(self.family, op, pattern, _tile(op, lanes))
+
+    def prepare(self, spec: KernelSpec) -> KernelSpec | None:
+        """The input is read as it is."""
+        return None
+
+    def build(self, spec: KernelSpec, isa: Isa) -> Any:
+        """The TIR PrimFunc; it serves any weight of the spec's shape."""
+        return _build(spec, isa, sparse=True)
+
+    def pack(self, spec: KernelSpec, weight: Array) -> Sequence[Array]:
+        """Words, scales, zero points, places and row ends."""
+        streams = pack(format_of(spec), split(weight, _op(spec).group))
+        return (streams.words, streams.scales, streams.zeros, streams.places, streams.ends)
+
+    def reference(self, spec: KernelSpec, weight: Array | None, *operands: Array) -> Array:
+        """By numpy, in float64."""
+        return _reference(spec, weight, *operands)
+
+    def cost(self, spec: KernelSpec, weight: Array | None, profile: Profile) -> float:
+        """From the groups that the weight really keeps."""
+        assert weight is not None
+        kept = (weight[:, :: _op(spec).group] != 0).sum(axis=1)
+        return group_cost(_op(spec), format_of(spec), spec.tile[1], kept, sparse=True, profile=profile)
+
+
+def format_of(spec: KernelSpec) -> Format:
+    """How the spec's weight is stored."""
+    op = _op(spec)
+    return Format(spec.tile[0], op.group, op.inputs, op.outputs)
+
+
+def _op(spec: KernelSpec) -> GroupedLinear:
+    assert isinstance(spec.op, GroupedLinear)
+    return spec.op
+
+
+def _tile(op: GroupedLinear, lanes: int) -> tuple[int, int]:
+    units = Format(lanes, op.group, op.inputs, op.outputs).units
+    return lanes, max(1, _UNROLL[lanes] // units)
+
+
+def _takes(op: GroupedLinear) -> bool:
+    return op.group in GROUPS and op.positions <= MOST_TOKENS and op.inputs % op.group == 0
+
+
+def _drops_groups(pattern: str, group: int) -> bool:
+    try:
+        block = parse_pattern(pattern)
+    except RecipeError:
+        return False
+    return isinstance(block, Block) and block.rows == 1 and block.cols % group == 0
+
+
+def _filled(groups: Groups) -> Groups:
+    """The same weight with every group kept."""
+    scales = np.where(groups.kept, groups.scales, np.float16(0))
+    return replace(groups, scales=scales, kept=np.ones_like(groups.kept))
+
+
+def _reference(spec: KernelSpec, weight: Array | None, *operands: Array) -> Array:
+    op = _op(spec)
+    assert weight is not None
+    x = operands[0].reshape(op.positions, op.inputs).astype(np.float64)
+    sums = (x @ split(weight, op.group).values.T.astype(np.float64)).astype(np.float32)
+    return finish_plain(op.epilogue, sums, operands[1:])
+
+
+@dataclass(frozen=True, slots=True)
+class _Arrays:
+    """The function's parameters, and its scratch memory: scales and shifts of one row, sums of one panel."""
+
+    x: Expr
+    words: Expr
+    bits: Expr
+    zeros: Expr
+    places: Expr | None
+    ends: Expr | None
+    scales: Expr
+    shifts: Expr
+    sums: Expr
+
+
+def _build(spec: KernelSpec, isa: Isa, *, sparse: bool) -> Any:
+    op, form = _op(spec), format_of(spec)
+    most = form.outputs * form.row_steps
+    groups = most * form.together + form.lanes
+    sizes = [("float32", op.positions * op.inputs), (WORDS[form.lanes], most * form.units * form.lanes)]
+    sizes += [("uint16", groups), ("uint8", groups)]
+    if sparse:
+        sizes += [(form.place_dtype, groups), ("int32", form.panels * form.lanes + 1)]
+
+    def body(x: Expr, words: Expr, bits: Expr, zeros: Expr, *rest: Expr) -> None:
+        places, ends = rest[:2] if sparse else (None, None)
+        *operands, out = rest[2:] if sparse else rest
+        row = form.row_steps * form.together + form.lanes
+        scratch = [T.alloc_buffer((size,), "float32") for size in (row, row, op.positions * form.lanes * form.lanes)]
+        arrays = _Arrays(x, words, bits, zeros, places, ends, *scratch)
+        _emit(spec, isa, arrays, Tail(op.epilogue, operands, out))
+
+    return emit.function([*sizes, *parameters(op.epilogue, op.outputs, op.positions * op.outputs)], body)
+
+
+def _emit(spec: KernelSpec, isa: Isa, arrays: _Arrays, tail: Tail) -> None:
+    form = format_of(spec)
+    unpack = unpacker(isa, form.lanes)
+    full, rest = divmod(form.outputs, form.lanes)
+    for start, count, rows in ((0, full, form.lanes), (full, 1, rest)):
+        if count and rows:
+            with emit.loop(count) as i:
+                panel = start + i
+                with emit.loop(rows) as r:
+                    _emit_row(spec, isa, unpack, arrays, panel * form.lanes + r, r)
+                _emit_finish(spec, arrays, tail, panel * form.lanes, rows)
+
+
+def _emit_row(spec: KernelSpec, isa: Isa, unpack: Any, arrays: _Arrays, row: Expr, slot: Expr) -> None:
+    """Sums of one row, by lanes, into its slot of the panel's."""
+    op, form = _op(spec), format_of(spec)
+    if arrays.ends is None:
+        first, last = emit.bind(row * form.row_steps), emit.bind((row + 1) * form.row_steps)
+    else:
+        first, last = emit.bind(arrays.ends[row]), emit.bind(arrays.ends[row + 1])
+    _emit_widening(form, arrays, first, last)
+    unroll = spec.tile[1]
+    chains = max(1, min(4, 8 // op.positions))
+    sums = emit.Registers(op.positions * chains, "float32", form.lanes)
+    count = emit.bind(last - first)
+    turns = emit.bind(tirx.truncdiv(count, unroll)) if unroll > 1 else count
+    with emit.loop_range(0, turns) as turn:
+        for part in range(unroll):
+            _emit_step(spec, isa, unpack, arrays, sums, first, turn * unroll + part, part)
+    if unroll > 1:
+        with emit.loop_range(turns * unroll, count) as step:
+            _emit_step(spec, isa, unpack, arrays, sums, first, step, 0)
+    for token in range(op.positions):
+        parts = [sums[token * chains + c] for c in range(chains)]
+        while len(parts) > 1:
+            parts = [emit.bind(a + b) for a, b in zip(parts[::2], parts[1::2], strict=True)]
+        emit.store(arrays.sums, (token * form.lanes + slot) * form.lanes, parts[0])
+
+
+def _emit_widening(form: Format, arrays: _Arrays, first: Expr, last: Expr) -> None:
+    """Scales of the row's groups, and what each adds to a code's product: minus scale times zero point."""
+    lanes = form.lanes
+    start = emit.bind(first * form.together)
+    with emit.loop_range(0, tirx.truncdiv((last - first) * form.together + (lanes - 1), lanes)) as i:
+        scale = emit.bind(widened_scales(vector.load(arrays.bits, start + i * lanes, lanes)))
+        zero = T.cast(vector.load(arrays.zeros, start + i * lanes, lanes), vector.typed("int32", lanes))
+        shift = T.cast(zero, vector.typed("float32", lanes)) * scale * vector.const(-1, "float32", lanes)
+        emit.store(arrays.scales, i * lanes, scale)
+        emit.store(arrays.shifts, i * lanes, shift)
+
+
+def _emit_step(
+    spec: KernelSpec, isa: Isa, unpack: Any, arrays: _Arrays, sums: emit.Registers, first: Expr, step: Expr, part: int
+) -> None:
+    op, form = _op(spec), format_of(spec)
+    chains = len(sums) // op.positions
+    number = part * form.units * form.unit // form.lanes
+    at = [_place(form, arrays, first * form.together, step * form.together + g) for g in range(form.together)]
+    scale, shift = (
+        [emit.bind(vector.splat(array[step * form.together + g], form.lanes)) for g in range(form.together)]
+        for array in (arrays.scales, arrays.shifts)
+    )
+    for unit in range(form.units):
+        words = vector.load(arrays.words, ((first + step) * form.units + unit) * form.lanes, form.lanes)
+        for j, code in enumerate(unpack(words)):
+            inside = unit * form.unit + j * form.lanes
+            g = inside // form.group
+            weight = emit.bind(multiply_add(isa, code, scale[g], shift[g]))
+            for token in range(op.positions):
+                x = emit.bind(vector.load(arrays.x, at[g] + token * op.inputs + inside % form.group, form.lanes))
+                chain = token * chains + number % chains
+                sums[chain] = multiply_add(isa, weight, x, sums[chain])
+            number += 1
+
+
+def _place(form: Format, arrays: _Arrays, start: Expr, number: Expr) -> Expr:
+    """Where a group's activations start; a group that fills up a dense row reads those of the last."""
+    if arrays.places is not None:
+        place = T.cast(arrays.places[start + number], "int32")
+    else:
+        place = number if form.groups % form.together == 0 else T.min(number, form.groups - 1)
+    return emit.bind(place * form.group)
+
+
+def _emit_finish(spec: KernelSpec, arrays: _Arrays, tail: Tail, row: Expr, rows: int) -> None:
+    """Add the panel's sums up across the lanes, and finish them: lane i is row i."""
+    op, form = _op(spec), format_of(spec)
+    for token in range(op.positions):
+        starts = [(token * form.lanes + r) * form.lanes for r in range(rows)]
+        parts = [emit.bind(vector.load(arrays.sums, start, form.lanes)) for start in starts]
+        parts += [vector.const(0, "float32", form.lanes)] * (form.lanes - rows)
+        total = _across(parts)
+        tail.store_plain([total], token * op.outputs, [row], [rows % form.lanes])
+
+
+def _across(rows: Sequence[Expr]) -> Expr:
+    """A square of vectors as one, by halves: lane i is the sum of vector i."""
+    lanes = len(rows)
+    current, half = list(rows), lanes // 2
+    while len(current) > 1:
+        pairs = zip(current[: len(current) // 2], current[len(current) // 2 :], strict=True)
+        current = [_halved(a, b, half) for a, b in pairs]
+        half //= 2
+    return current[0]
+
+
+def _halved(a: Expr, b: Expr, half: int) -> Expr:
+    """Sums of lanes `half` apart: of `a` where that bit of the lane is 0, of `b` where it is 1."""
+    lanes = vector.lanes_of(a)
+    low = [vector.index(i if not i & half else lanes + i - half) for i in range(lanes)]
+    high = [vector.index(i + half if not i & half else lanes + i) for i in range(lanes)]
+    return emit.bind(tirx.Shuffle([a, b], low) + tirx.Shuffle([a, b], high))
