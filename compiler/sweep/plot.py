@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Plot of a sweep: the whole model's curves, and a map of each layer's fidelity at each density. SVG, PNG or PDF."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -63,6 +63,36 @@ def draw(sweep: Sweep, stream: BinaryIO, kind: str, title: str) -> None:
             image = _draw_map(axis, rows, pattern)
         if maps:
             figure.colorbar(image, ax=list(axes[1:]), label="fidelity of the model", shrink=min(1.0, 3 / height))
+        figure.savefig(stream, format=kind, metadata=METADATA[kind])
+
+
+def draw_lines(
+    lines: Mapping[str, Sequence[tuple[float, float]]], stream: BinaryIO, kind: str, title: str, measure: str
+) -> None:
+    """Write a plot of one number against density; the same lines give the same bytes.
+
+    Args:
+        lines: What the legend calls a line -> its (density, number) points.
+        stream: A binary file.
+        kind: ``svg``, ``png`` or ``pdf``.
+        title: Over the plot.
+        measure: What the number is.
+    """
+    import matplotlib as mpl
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context(SETTINGS):
+        figure = Figure(figsize=(5.5, 4.0), layout="constrained")
+        FigureCanvasAgg(figure)
+        axis = figure.subplots()
+        for name, points in lines.items():
+            x, y = zip(*points, strict=True)
+            axis.plot(x, y, marker="o", markersize=4, label=name)
+        axis.set(title=title, xlabel="density", ylabel=measure, ylim=(-0.03, 1.03))
+        axis.invert_xaxis()
+        axis.grid(alpha=0.3)
+        axis.legend(loc="lower left")
         figure.savefig(stream, format=kind, metadata=METADATA[kind])
 
 
