@@ -89,7 +89,7 @@ def cards(report: Json) -> list[Card]:
     old, new = before["weight_bytes"], after["weight_bytes"]
     return [
         Card("Predicted speed-up", factor(gain), f"{time(totals['price'])} a run; dense {time(totals['dense_price'])}"),
-        Card("Smaller weights", factor(ratio(old, new)), f"{in_bytes(new)} of {in_bytes(old)}"),
+        Card("Stored weights", in_bytes(new), f"{share(ratio(new, old))} of {in_bytes(old)}"),
         Card("Sparse layers", f"{totals['sparse']} of {totals['layers']}", f"{totals['refused']} refused"),
         _fidelity(report["steps"]),
     ]  # fmt: skip
@@ -118,7 +118,7 @@ def _fidelity(steps: Sequence[Json]) -> Card:
 def before_after(report: Json, facts: Facts) -> list[Row]:
     """The model that came in against what was written."""
     before, after, totals = report["before"], report["after"], report["totals"]
-    unpriced = f", without {totals['unpriced']} of general code" if totals["unpriced"] else ""
+    unpriced = f", without {_layers(totals['unpriced'])} of general code" if totals["unpriced"] else ""
     rows = [
         (f"Predicted time of a run{unpriced}", totals["dense_price"], totals["price"], time),
         ("Stored weights", before["weight_bytes"], after["weight_bytes"], in_bytes),
@@ -140,5 +140,9 @@ def warnings(report: Json) -> list[str]:
     if any(step["changed"] for step in steps) and not last_fidelity(steps):
         lines.append("Fidelity was not measured: there were no calibration samples.")
     if totals["unpriced"]:
-        lines.append(f"{totals['unpriced']} layers run as general code, whose time is not predicted.")
+        lines.append(f"No time is predicted for {_layers(totals['unpriced'])} of general code.")
     return lines
+
+
+def _layers(count: int) -> str:
+    return f"{count} layer{'' if count == 1 else 's'}"

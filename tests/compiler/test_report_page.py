@@ -214,7 +214,8 @@ def test_a_model_without_passes_or_layers_has_a_page(data):
         (lambda d: d["steps"].append(step("idle", False, {}, [{"layer": "a", "note": "odd", "skipped": True}])),
          "Pass 'idle' left all layers alone: odd."),
         (lambda d: [s.update(fidelity={}) for s in d["steps"]], "Fidelity was not measured"),
-        (lambda d: d["totals"].update(unpriced=3), "3 layers run as general code"),
+        (lambda d: d["totals"].update(unpriced=3), "No time is predicted for 3 layers of general code."),
+        (lambda d: d["totals"].update(unpriced=1), "No time is predicted for 1 layer of general code."),
     ],
 )  # fmt: skip
 def test_warnings(data, change, words):
