@@ -203,7 +203,7 @@ def test_a_model_without_passes_or_layers_has_a_page(data):
     data["totals"] = {"layers": 0, "sparse": 0, "refused": 0, "unpriced": 0, "price": 0, "dense_price": 0}
     text = Tags(page(data, Facts("0.1.0", "", 0, 0))).text
     assert "compiled as it is" in text
-    assert "Where pruning pays" not in text
+    assert "sparsec breakeven --target wasm --model MODEL" in text
     assert "Accuracy beside speed" not in text
 
 
