@@ -26,6 +26,8 @@ _OVERLAP = 3
 """Exponent of the soft maximum in `step_us`."""
 _SPILLED_DOTS = 1.25
 """Slowdown of a depthwise tile of codes whose sums do not fit the registers."""
+_SELECT = 0.75
+"""Dot products in whose time two vectors of words become one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +171,56 @@ def sparse_cost(
         places += share
     streamed = places * (blocks * (4 * rows * steps + 4) + 4 * panels) / profile["bytes_per_us"]
     return profile["call_us"] + max(compute, streamed) + finish
+
+
+def masks_cost(
+    op: Convolution, tiles: Iterable[tuple[int, int, float]], runs: Iterable[tuple[int, int]], profile: Profile
+) -> float:
+    """Microseconds of a convolution that walks its steps sorted by row masks, or of streaming its weights.
+
+    Args:
+        op: The convolution.
+        tiles: (filters, vectors, how often) of its register tiles.
+        runs: (rows of the mask, steps of that mask in the whole weight).
+        profile: Of the machine.
+    """
+    each = list(runs)
+    compute = finish = places = 0.0
+    for height, vectors, count in tiles:
+        share = count * height / op.filters
+        compute += share * sum(steps * _masked_us(rows, height, vectors, profile) for rows, steps in each)
+        finish += count * (profile["tile_us"] + epilogue_us(op.epilogue, height * vectors, profile))
+        places += share
+    streamed = places * sum(steps * (4 * rows + 4) for rows, steps in each) / profile["bytes_per_us"]
+    return profile["call_us"] + max(compute, streamed) + finish
+
+
+def pairs_cost(op: Convolution, tiles: Iterable[tuple[int, int, float]], pairs: int, profile: Profile) -> float:
+    """Microseconds of a convolution of codes over pairs of words, or of streaming its weights if that is longer.
+
+    Args:
+        op: The convolution.
+        tiles: (filters, vectors, how often) of its register tiles.
+        pairs: Of the whole weight.
+        profile: Of the machine.
+    """
+    compute = finish = streamed = 0.0
+    for rows, vectors, count in tiles:
+        share = count * rows / op.filters
+        loads = (2 * vectors + rows + 1) * profile["load_macs"] * mac_us("float32", profile)
+        work = max((rows + _SELECT) * vectors * mac_us(op.dtype, profile), loads)
+        spills = profile["spill_factor"] if rows * vectors + vectors + 2 > profile["vector_registers"] else 1.0
+        compute += share * pairs * (work * spills + profile["block_us"])
+        finish += count * (profile["tile_us"] + epilogue_us(op.epilogue, rows * vectors, profile))
+        streamed += share * pairs * 4 * (rows + 3) / profile["bytes_per_us"]
+    return profile["call_us"] + max(compute, streamed) + finish
+
+
+def _masked_us(rows: int, height: int, vectors: int, profile: Profile) -> float:
+    """One step for some rows of a panel; all rows' sums stay in registers, and none waits for the step before."""
+    macs = max(rows * vectors, (rows + vectors) * profile["load_macs"])
+    spills = profile["spill_factor"] if height * vectors + vectors + 1 > profile["vector_registers"] else 1.0
+    return macs * mac_us("float32", profile) * spills + profile["block_us"]
 
 
 def matvec_cost(dtype: str, macs: float, nbytes: float, rows: int, epilogue: Epilogue, profile: Profile) -> float:

@@ -94,7 +94,7 @@ class SparseKernel:
         """From the blocks that the weight really has."""
         plan, grid = Plan.of(spec), _grid(spec)
         assert weight is not None
-        count = grid.count(_elements(plan, weight))
+        count = grid.count(elements_of(plan, weight))
         price = sparse_cost(plan.op, plan_tiles(plan), (grid.rows, grid.steps), count, profile)
         return preparation_cost(plan, profile) + price
 
@@ -109,7 +109,7 @@ def _grid(spec: KernelSpec) -> Grid:
     return Grid(spec.tile[0], spec.tile[4])
 
 
-def _elements(plan: Plan, weight: Array) -> Array:
+def elements_of(plan: Plan, weight: Array) -> Array:
     """[filter][step] in the order channel, tap."""
     rows = packing.rows_view(weight, plan.op.filters, len(plan.walk.taps))
     return packing.words(rows, plan.op.dtype).reshape(plan.op.filters, -1)
@@ -117,7 +117,7 @@ def _elements(plan: Plan, weight: Array) -> Array:
 
 def _packed(spec: KernelSpec, weight: Array) -> Packed:
     plan = Plan.of(spec)
-    return pack(_elements(plan, weight), _grid(spec), plan.places)
+    return pack(elements_of(plan, weight), _grid(spec), plan.places)
 
 
 def _emit_panels(

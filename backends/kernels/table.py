@@ -16,6 +16,7 @@ from sparsec.backends.kernels.pad import PadKernel
 from sparsec.backends.kernels.pool import PoolKernel
 from sparsec.backends.kernels.recurrent import RecurrentKernel
 from sparsec.backends.kernels.reduce import ReduceKernel
+from sparsec.backends.kernels.row_masks import RowMaskKernel
 from sparsec.backends.kernels.softmax import SoftmaxKernel
 from sparsec.backends.kernels.sparse import SparseKernel
 from sparsec.compiler.lowering.kernel import Kernel
@@ -36,6 +37,7 @@ KERNELS: tuple[Kernel, ...] = (
     PoolKernel(),
     RecurrentKernel(),
     ReduceKernel(),
+    RowMaskKernel(),
     SoftmaxKernel(),
     SparseGroupLinearKernel(),
     SparseKernel(),
