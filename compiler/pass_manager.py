@@ -5,6 +5,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from time import perf_counter
 from typing import TYPE_CHECKING, ClassVar
 
@@ -81,7 +82,8 @@ class Pass(ABC):
     """One transformation: a frozen dataclass whose fields are its options.
 
     A subclass names itself (kebab-case, verb first) and lists what it `requires`, words of `REQUIREMENTS`.
-    Options are validated in ``__post_init__`` with a `RecipeError`. `run` may change the model it is given
+    Options are validated in ``__post_init__`` with a `RecipeError`; one that may be left out has the type
+    ``int | None`` (or another for int) and the default None. `run` may change the model it is given
     (the manager hands over a copy), keeps every layer's name, and raises `PassError` through `failure`.
     A pass that is `exact` keeps what the model computes, but for rounding; one with a `stage`, a word of `STAGES`,
     is refused where a later stage has come before it.
@@ -195,6 +197,10 @@ REQUIREMENTS: Mapping[str, tuple[Callable[[ir.Model, PassContext], bool], str]] 
         "of samples (in Python: calibration={input name: array}).",
     ),
     "static-shapes": (_is_static, "needs inputs of known shape. Pin them with --shape INPUT=1x3x224x224."),
+    "torch": (
+        lambda model, context: find_spec("torch") is not None,
+        "needs torch, which is not installed. Install 'sparsec[torch]'.",
+    ),
 }
 """What a pass may require: how to test it, and what to do where it is not met."""
 

@@ -47,7 +47,7 @@ class Recover(Pass):
     """
 
     name: ClassVar[str] = "recover"
-    requires: ClassVar[tuple[str, ...]] = ("calibration", "static-shapes")
+    requires: ClassVar[tuple[str, ...]] = ("calibration", "static-shapes", "torch")
     method: Literal["reconstruct", "distill"] = "reconstruct"
     train: Literal["weights", "scales"] = "weights"
     epochs: int | None = None
