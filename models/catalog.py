@@ -191,6 +191,13 @@ _TABLE = (
         shapes={"input": (1, 576), "state": (2, 1, 128)},
     ),
     CatalogModel(
+        name="mobilenet-v1",
+        summary="Random weights: MobileNet-v1 at 224x224, 4.23 M parameters, to time kernels on, no download",
+        module="sparsec.models.mobilenet_v1",
+        metric="correlation with onnxruntime on 16 random pictures",
+        baseline=1.0,
+    ),
+    CatalogModel(
         name="tiny-cnn",
         summary="Random weights: a mobile network in miniature, 29 k parameters, no download",
         module="sparsec.models.tiny_cnn",

@@ -46,9 +46,24 @@ def test_score_notices_damage(name):
 
 
 @pytest.mark.parametrize(
-    ("name", "digest"), [("tiny-cnn", "0a0116b3dddbb747"), ("tiny-transformer", "3325ec0966770d80")]
+    ("name", "digest"),
+    [
+        ("mobilenet-v1", "8de53e295d6ce0d2"),
+        ("tiny-cnn", "0a0116b3dddbb747"),
+        ("tiny-transformer", "3325ec0966770d80"),
+    ],
 )
 def test_weights_never_change(name, digest):
     weights = MODELS[name].build().graph.initializers
     content = b"".join(weights[key].const_value.tobytes() for key in sorted(weights))
     assert hashlib.sha256(content).hexdigest()[:16] == digest
+
+
+def test_mobilenet_v1_is_the_published_one():
+    graph = MODELS["mobilenet-v1"].build().graph
+    convolutions = [node for node in graph if node.op_type == "Conv"]
+    weights = {node.name: tuple(node.inputs[1].shape) for node in convolutions}
+    assert sum(1 for shape in weights.values() if shape[2:] == (1, 1)) == 13
+    assert weights["blocks.12.conv_pw"] == (1024, 1024, 1, 1)
+    work = sum(np.prod(node.inputs[1].shape) * np.prod(node.outputs[0].shape[2:]) for node in convolutions)
+    assert round(int(work) / 1e6) == 568
