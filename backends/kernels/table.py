@@ -19,6 +19,7 @@ from sparsec.backends.kernels.reduce import ReduceKernel
 from sparsec.backends.kernels.row_masks import RowMaskKernel
 from sparsec.backends.kernels.softmax import SoftmaxKernel
 from sparsec.backends.kernels.sparse import SparseKernel
+from sparsec.backends.kernels.word_pairs import WordPairKernel
 from sparsec.compiler.lowering.kernel import Kernel
 
 KERNELS: tuple[Kernel, ...] = (
@@ -43,4 +44,5 @@ KERNELS: tuple[Kernel, ...] = (
     SparseKernel(),
     SparseMatvecKernel(),
     UnmergeTokensKernel(),
+    WordPairKernel(),
 )

@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sparse int8 convolution by pairs of words: two words of four channels become one where few channels are needed.
+
+The four-element dot product takes a word of neighbouring channels, so a zero inside a word saves nothing by itself.
+But a panel of filters that needs some channels of one word and others of another can have both in one vector: a
+bitwise select by a mask puts them there, each in its place. Half of the channels then cost half of the dot products,
+and a select for each vector of positions, which all rows of the panel share: zeros in blocks of 8x1 or 4x1 gain most,
+a single row (unstructured zeros, 2:4) only where a dot product takes several instructions.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+from tvm.tirx.script import builder as T
+
+from sparsec.backends.isa import Isa
+from sparsec.backends.kernels import emit, vector
+from sparsec.backends.kernels.convolution import Place, emit_places
+from sparsec.backends.kernels.dot import Arithmetic, arithmetic, splats
+from sparsec.backends.kernels.epilogue import Tail
+from sparsec.backends.kernels.pad import pad_spec
+from sparsec.backends.kernels.pairs import Packed, count, pack
+from sparsec.backends.kernels.plan import Plan, as_convolution, layouts, plan_tiles, preparation_cost, sums_of, tiles
+from sparsec.backends.kernels.positions import row_spans
+from sparsec.backends.kernels.product_cost import pairs_cost
+from sparsec.backends.kernels.reference import finish_channels
+from sparsec.backends.kernels.sparse import elements_of
+from sparsec.compiler.lowering.kernel import Array, KernelSpec, Profile
+from sparsec.compiler.lowering.ops import Op
+from sparsec.compiler.pattern import NM, Block, Unstructured, parse_pattern
+
+Expr = Any
+_VECTORS = {8: (3, 2, 1), 4: (6, 4, 3, 2, 1), 2: (6, 4, 2), 1: (4, 3, 2)}
+"""Vectors of positions tried, by rows of a panel."""
+_STORED = 4
+"""Filters that are finished together where codes come in words."""
+
+
+@dataclass(frozen=True, slots=True)
+class Streams:
+    """The arrays of a packed weight as the function's parameters."""
+
+    values: Expr
+    masks: Expr
+    places: Expr
+    ends: Expr
+
+
+class WordPairKernel:
+    """See the module. Parameters: operand, values, masks, places of the pairs, panel ends, epilogue operands, out."""
+
+    family = "word-pairs"
+
+    def candidates(self, op: Op, pattern: str, lanes: int) -> Iterable[KernelSpec]:
+        """Specs whose tile is (rows of a panel, rows, vectors, lanes)."""
+        turned = as_convolution(op)
+        if turned is None or turned.groups != 1 or turned.dtype != "uint8":
+            return
+        source, target = layouts(op)
+        for rows in _rows(pattern, prod(turned.kernel)):
+            for vectors in _VECTORS[rows]:
+                for _, down, across, wide in tiles(op, lanes, [(_STORED, vectors)]):
+                    yield KernelSpec(self.family, op, pattern, (rows, down, across, wide), (source,), target)
+
+    def prepare(self, spec: KernelSpec) -> KernelSpec | None:
+        """The `Pad` kernel whose result is this kernel's operand; None if it reads the input itself."""
+        pad = Plan.of(spec).walk.pad
+        return pad_spec(pad) if pad else None
+
+    def build(self, spec: KernelSpec, isa: Isa) -> Any:
+        """The TIR PrimFunc; it serves any weight of the spec's shape."""
+        plan = Plan.of(spec)
+        way = arithmetic(isa, plan.op.dtype)
+        panels = -(-plan.filters // plan.tile.filters)
+        most = panels * plan.steps
+        sizes = [("int32", most * plan.tile.filters), ("int32", most), ("int32", 2 * most), ("int32", panels + 1)]
+
+        def body(x: Expr, values: Expr, masks: Expr, places: Expr, ends: Expr, *rest: Expr) -> None:
+            tail = Tail(plan.op.epilogue, rest[:-1], rest[-1])
+            streams = Streams(values, masks, places, ends)
+            emit_places(plan, lambda _, place: _emit_panels(plan, isa, way, x, streams, tail, place))
+
+        return emit.function([("int32", plan.operand_elements), *sizes, *plan.tail_parameters], body)
+
+    def pack(self, spec: KernelSpec, weight: Array) -> Sequence[Array]:
+        """Values, masks, places of both words of each pair, and the number of pairs before each panel."""
+        packed = _packed(spec, weight)
+        return (packed.values, packed.masks, packed.places, packed.ends)
+
+    def reference(self, spec: KernelSpec, weight: Array | None, *operands: Array) -> Array:
+        """The same from the prepared operand."""
+        plan = Plan.of(spec)
+        assert weight is not None
+        return finish_channels(plan.op.epilogue, sums_of(plan, weight, operands[0]), operands[1:])
+
+    def cost(self, spec: KernelSpec, weight: Array | None, profile: Profile) -> float:
+        """From the pairs that the weight really needs."""
+        plan = Plan.of(spec)
+        assert weight is not None
+        pairs = count(elements_of(plan, weight), plan.tile.filters)
+        return preparation_cost(plan, profile) + pairs_cost(plan.op, plan_tiles(plan), pairs, profile)
+
+
+def _rows(pattern: str, taps: int) -> list[int]:
+    """Rows of the panels to try; none where whole words are zero, which the family `sparse` skips."""
+    parsed = parse_pattern(pattern)
+    if isinstance(parsed, Block):
+        fitting = [rows for rows in _VECTORS if parsed.rows % rows == 0]
+        return [] if parsed.cols % (4 * taps) == 0 else fitting[:2]
+    return [1] if isinstance(parsed, Unstructured | NM) else []
+
+
+def _packed(spec: KernelSpec, weight: Array) -> Packed:
+    plan = Plan.of(spec)
+    return pack(elements_of(plan, weight), plan.tile.filters, plan.places)
+
+
+def _emit_panels(plan: Plan, isa: Isa, way: Arithmetic, x: Expr, streams: Streams, tail: Tail, place: Place) -> None:
+    """All filters over one tile of positions; panels up to four filters together."""
+    height = plan.tile.filters
+    together = max(1, _STORED // height)
+    for span in row_spans(plan.filters, height * together):
+        with emit.loop(span.count) as i:
+            first = span.start // height + i * together
+            rows: list[list[Expr]] = []
+            for panel in range(-(-len(span.offsets) // height)):
+                rows += _panel_sums(plan, isa, way, x, streams, first + panel, place)
+            rows = rows[: len(span.offsets)]
+            tail.store_channels(rows, span.start + i * span.step, plan.positions, place.at, place.valid)
+
+
+def _panel_sums(
+    plan: Plan, isa: Isa, way: Arithmetic, x: Expr, streams: Streams, panel: Expr, place: Place
+) -> list[list[Expr]]:
+    """Accumulators [row of the panel][vector]."""
+    width, rows, lanes = len(place.at), plan.tile.filters, plan.tile.lanes
+    sums = emit.Registers(rows * width, way.dtype, lanes)
+    with emit.loop_range(streams.ends[panel], streams.ends[panel + 1]) as pair:
+        starts = [emit.bind(streams.places[2 * pair + word] + place.start) for word in (0, 1)]
+        mask = emit.bind(vector.splat(streams.masks[pair], lanes))
+        xs = []
+        for offset in place.offsets:
+            words = [emit.bind(vector.load(x, start + offset, lanes)) for start in starts]
+            xs.append(way.activation(emit.bind(_selected(isa, mask, *words))))
+        for r, splat in enumerate(splats(isa, streams.values, pair * rows, rows, lanes)):
+            weight = way.weight(splat)
+            for v, activation in enumerate(xs):
+                sums[r * width + v] = way.accumulate(sums[r * width + v], activation, weight)
+    found = [sums[i] for i in range(len(sums))]
+    return [found[i : i + width] for i in range(0, len(found), width)]
+
+
+def _selected(isa: Isa, mask: Expr, first: Expr, second: Expr) -> Expr:
+    """Bits of the first where the mask has ones, of the second elsewhere; whole bytes are all that is asked for."""
+    if isa.dot == "relaxed" and vector.lanes_of(mask) == 4:
+        parts = [T.reinterpret("int8x16", value) for value in (first, second, mask)]
+        chosen = T.call_llvm_pure_intrin("int8x16", "llvm.wasm.relaxed.laneselect", *parts)
+        return T.reinterpret(str(mask.ty), chosen)
+    return (first & mask) | (second & ~mask)
