@@ -1,120 +1,171 @@
 # SPDX-License-Identifier: Apache-2.0
-"""EfficientNet-Lite0 at 224x224, batch 1, one thread: wasm in Node against onnxruntime-web, x86 against onnxruntime.
+"""EfficientNet-Lite0 at 224x224, batch 1, one thread: in Node, in Chromium and on x86, against other engines.
 
 The sparse variant prunes the pointwise convolutions in blocks of 4x4 to density 0.5, then quantizes to int8. The
-times do not depend on the weights' values; accuracy is another matter and is not measured here.
+times do not depend on the weights' values; accuracy is another matter and is not measured here. "Difference" is the
+relative difference of the output from the float32 network's: that each engine computes this network, but for the sparse
+variants, whose weights are others.
+
+int8 for peers is made by onnxruntime's static quantizer (QDQ, per channel); LiteRT gets the same codes and scales.
+TensorFlow.js, which has no int8 convolution, gets the float32 network built out of its operators, with activations
+fused; LiteRT a file that `peers_tflite.py` writes. LiteRT.js needs a web page. DeepSparse also gets the weights of the
+sparse variant. OpenVINO, DeepSparse and LiteRT run in processes of their own, which take the time themselves.
 """
 
+import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
+import numpy as np
 import onnx
-import onnx_ir as ir
 import onnxruntime
-from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
+from numpy.typing import NDArray
 
-from benchmarks.timing import install_peers, interleave, interleave_node, onnxruntime_session
-from sparsec.compiler import driver
+from benchmarks import browser, peers_files, peers_models
+from benchmarks.timing import install_peers, interleave, interleave_node, npm_versions, onnxruntime_session
+from benchmarks.workers import Worker
 from sparsec.compiler.artifact import Artifact
-from sparsec.compiler.exchange import to_onnx
-from sparsec.models.catalog import find
+from sparsec.compiler.golden import relative_error
 
-VARIANTS: dict[str, tuple[str, ...]] = {
-    "float32": (),
-    "int8": ("quantize",),
-    "sparse int8, 4x4 at 0.5": (
-        "prune-blocks{rows=4 cols=4 density=0.5 ignore=[classifier]}",
-        "quantize",
-    ),
-}
-TARGETS = ("wasm", "host")
+_MOST = 0.3
+"""Difference of int8 from float32; the sparse variants' weights are another network's."""
 
 
-def tables() -> Iterator[str]:
-    """Markdown tables, one a target."""
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One contender: its median time, and how far its output is from the float32 network's."""
+
+    milliseconds: float
+    difference: float
+
+
+def tables(rounds: int = 21) -> Iterator[str]:
+    """Markdown, one table a target."""
     install_peers()
-    entry = find("efficientnet-lite0")
-    model = ir.to_proto(entry.build())
-    calibration = entry.inputs("calibration", 32)
-    inputs = {name: array[0] for name, array in entry.inputs("heldout", 1).items()}
-    for target in TARGETS:
-        with tempfile.TemporaryDirectory() as folder:
-            artifacts = {
-                name: driver.compile(
-                    model,
-                    target,
-                    None,
-                    calibration if passes else None,
-                    output=Path(folder) / str(i),
-                    passes=passes,
-                    name="net",
-                )
-                for i, (name, passes) in enumerate(VARIANTS.items())
-            }
-            yield _table(target, artifacts, _time(target, artifacts, model, calibration, inputs, Path(folder)))
+    with tempfile.TemporaryDirectory(prefix="sparsec-") as name:
+        folder = Path(name)
+        artifacts = peers_models.compiled("wasm", folder)
+        entries = wasm_entries(artifacts, folder)
+        yield _web(f"wasm in Node {_node()}", interleave_node(entries, folder, rounds), artifacts)
+        yield _in_browser(entries, folder, artifacts, rounds)
+        yield _x86(folder, rounds)
 
 
-def _time(
-    target: str, artifacts: dict[str, Artifact], model: onnx.ModelProto, calibration: Any, inputs: Any, folder: Path
-) -> dict[str, float]:
-    quantized = _int8(model, calibration)
-    if target == "wasm":
-        peers = {"onnxruntime-web float32": model, "onnxruntime-web int8": quantized}
-        for number, proto in enumerate(peers.values()):
-            onnx.save(proto, folder / f"peer{number}.onnx")
-        entries = [{"name": name, "artifact": str(a.folder)} for name, a in artifacts.items()]
-        entries += [{"name": name, "onnx": str(folder / f"peer{i}.onnx")} for i, name in enumerate(peers)]
-        return interleave_node(entries, inputs, folder)
-    contenders: dict[str, Any] = {name: lambda a=a: a.run(inputs) for name, a in artifacts.items()}
-    for name, proto in (("onnxruntime float32", model), ("onnxruntime int8", quantized)):
-        session = onnxruntime_session(proto.SerializeToString())
-        contenders[name] = lambda session=session: session.run(None, inputs)
-    return interleave(contenders)
-
-
-class _Samples(CalibrationDataReader):  # type: ignore[misc]
-    """Calibration samples one by one, as onnxruntime's quantizer wants them."""
-
-    def __init__(self, arrays: Any, count: int) -> None:
-        self._feeds = iter([{name: array[i] for name, array in arrays.items()} for i in range(count)])
-
-    def get_next(self) -> Any:
-        """The next feed; None at the end."""
-        return next(self._feeds, None)
-
-
-def _int8(model: onnx.ModelProto, calibration: Any) -> onnx.ModelProto:
-    """The peers' int8 model, by onnxruntime's own static quantizer: QDQ, per channel, batch normalization folded.
-
-    It says an older opset than sparsec writes, one that onnxruntime-web knows; its operators mean the same there.
-    """
-    folded = to_onnx(driver.compress(driver.job(model, "host")).model)
-    folded.opset_import[0].version, folded.ir_version = 21, 10
-    with tempfile.TemporaryDirectory() as folder:
-        source, target = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
-        onnx.save(folded, source)
-        quantize_static(source, target, _Samples(calibration, 8), quant_format=QuantFormat.QDQ, per_channel=True)
-        return onnx.load(target)
-
-
-def _table(target: str, artifacts: dict[str, Artifact], times: dict[str, float]) -> str:
-    rival = next(name for name in times if name.startswith("onnxruntime") and name.endswith("float32"))
-    rows = [
-        "| EfficientNet-Lite0 | ms | against " + rival + " | code kB | weights MB |",
-        "| --- | ---: | ---: | ---: | ---: |",
+def wasm_entries(artifacts: Mapping[str, Artifact], folder: Path) -> list[dict[str, Any]]:
+    """What contenders.mjs is to load, its files written below the folder."""
+    net = peers_models.network()
+    files = peers_files.write(net, folder)
+    inputs = peers_files.inputs(net.inputs, folder)
+    engines = [(name, "sparsec", artifact.folder) for name, artifact in artifacts.items()]
+    engines += [
+        ("onnxruntime-web float32", "onnxruntime-web", files.float32_onnx),
+        ("onnxruntime-web int8", "onnxruntime-web", files.int8_onnx),
+        ("TensorFlow.js float32", "tfjs", files.layers),
+        ("LiteRT.js float32", "litert", files.float32_tflite),
+        ("LiteRT.js int8", "litert", files.int8_tflite),
     ]
-    for name, milliseconds in times.items():
-        sizes = ("", "")
+    return [{"name": name, "engine": engine, "file": str(file), "inputs": inputs} for name, engine, file in engines]
+
+
+def _in_browser(
+    entries: Sequence[Mapping[str, Any]], folder: Path, artifacts: Mapping[str, Artifact], rounds: int
+) -> str:
+    lacking = browser.missing()
+    if lacking:
+        return f"### wasm in Chromium\n\nLeft out: {lacking}.\n"
+    moved = peers_files.served(entries, folder)
+    found = browser.run({"rounds": rounds, "entries": moved}, folder)["found"]
+    return _web(f"wasm in {browser.version()}", found, artifacts)
+
+
+def _web(title: str, found: Mapping[str, Any], artifacts: Mapping[str, Artifact]) -> str:
+    rows = {
+        name: Row(median(each["times"]), _difference(np.array(each["output"], np.float32)))
+        for name, each in found.items()
+        if not each["error"]
+    }
+    refused = {name: each["error"].splitlines()[0] for name, each in found.items() if each["error"]}
+    return _table(title, rows, refused, artifacts, "onnxruntime-web")
+
+
+def _x86(folder: Path, rounds: int) -> str:
+    net = peers_models.network()
+    artifacts = peers_models.compiled("host", folder)
+    contenders: dict[str, Any] = {name: lambda a=a: a.run(net.inputs) for name, a in artifacts.items()}
+    outputs = {name: next(iter(a.run(net.inputs).values())) for name, a in artifacts.items()}
+    for name, model in (("onnxruntime float32", net.folded), ("onnxruntime int8", net.quantized)):
+        session = onnxruntime_session(model.SerializeToString())
+        contenders[name] = lambda session=session: session.run(None, net.inputs)
+        outputs[name] = session.run(None, net.inputs)[0]
+    refused: dict[str, str] = {}
+    with ExitStack() as stack:
+        for engine, name, file in peers_files.for_workers(net, folder):
+            try:
+                worker = stack.enter_context(Worker(engine, file, peers_files.archive(net.inputs, folder)))
+            except RuntimeError as error:
+                refused[f"{engine} {name}"] = str(error)
+                continue
+            contenders[f"{worker.name} {name}"], outputs[f"{worker.name} {name}"] = worker, worker.output
+        times = interleave(contenders, rounds)
+    rows = {name: Row(value, _difference(outputs[name])) for name, value in times.items()}
+    title = f"host ({next(iter(artifacts.values())).manifest.target})"
+    return _table(title, rows, refused, artifacts, "onnxruntime")
+
+
+def _table(
+    title: str, rows: Mapping[str, Row], refused: Mapping[str, str], artifacts: Mapping[str, Artifact], rival: str
+) -> str:
+    wrong = {name: row for name, row in rows.items() if "at 0.5" not in name and not row.difference < _MOST}
+    refused = refused | {
+        name: f"it computes something else, difference {row.difference:.1g}" for name, row in wrong.items()
+    }
+    rows = {name: row for name, row in rows.items() if name not in wrong}
+    lines = [
+        f"| EfficientNet-Lite0 | ms | against {rival} float32 | against its int8 | difference | code kB | weights MB |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    rivals = [rows[f"{rival} {precision}"].milliseconds for precision in ("float32", "int8")]
+    for name, row in rows.items():
+        ratios = [f"{other / row.milliseconds:.2f}x" for other in rivals]
+        sizes = ["", ""]
         if name in artifacts:
             manifest = artifacts[name].manifest
-            sizes = (f"{manifest.code_bytes / 1e3:.0f}", f"{manifest.weight_bytes / 1e6:.2f}")
-        rows.append(f"| {name} | {milliseconds:.2f} | {times[rival] / milliseconds:.2f}x | {sizes[0]} | {sizes[1]} |")
-    label = f"{target} ({next(iter(artifacts.values())).manifest.target})"
-    return f"### {label}\n\n" + "\n".join(rows) + "\n"
+            sizes = [f"{manifest.code_bytes / 1e3:.0f}", f"{manifest.weight_bytes / 1e6:.2f}"]
+        cells = [name, f"{row.milliseconds:.2f}", *ratios, f"{row.difference:.1e}", *sizes]
+        lines.append("| " + " | ".join(cells) + " |")
+    lines += [f"\nLeft out: {name}: {why}" for name, why in refused.items()]
+    return f"### {title}\n\n" + "\n".join(lines) + "\n"
+
+
+def _difference(output: NDArray[Any]) -> float:
+    net = peers_models.network()
+    expected = _reference(net.folded.SerializeToString(), net)
+    return relative_error(np.reshape(output, expected.shape), expected)
+
+
+def _reference(model: bytes, net: peers_models.Network) -> NDArray[Any]:
+    found: NDArray[Any] = onnxruntime_session(model).run(None, net.inputs)[0]
+    return found
+
+
+def _node() -> str:
+    return subprocess.run(["node", "--version"], capture_output=True, text=True, check=True).stdout.strip()
 
 
 def versions() -> Sequence[str]:
-    """Names and versions of what is compared."""
-    return (f"onnxruntime {onnxruntime.__version__}", "onnxruntime-web 1.30.0")
+    """Names and versions of what is compared; engines in processes of their own say theirs in the table."""
+    npm = npm_versions()
+    web = [f"{name} {npm[package]}" for name, package in WEB_PEERS.items()]
+    return (f"onnxruntime {onnxruntime.__version__}", *web, f"onnx {onnx.__version__}")
+
+
+WEB_PEERS = {
+    "onnxruntime-web": "onnxruntime-web",
+    "TensorFlow.js with its wasm backend": "@tensorflow/tfjs-backend-wasm",
+    "LiteRT.js": "@litertjs/core",
+}

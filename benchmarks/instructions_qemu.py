@@ -38,7 +38,7 @@ _V1 = f"{_N1} sve jscvt fcma sha3 sm3 sm4 sha512 dit uscat ilrcpc flagm ssbs i8m
 PROCESSORS = {
     "Cortex-A72": Processor("cortex-a72", 0xD08, _A72),
     "Neoverse N1": Processor("neoverse-n1", 0xD0C, _N1),
-    "i8mm, SVE": Processor("max,sve-default-vector-length=16", 0xD40, _V1),
+    "i8mm, SVE": Processor("max,sve-default-vector-length=16,sme=off", 0xD40, _V1),
 }
 """By the name in tables: without dot products, with them, and with int8 matrix products and SVE of 128 bits too."""
 

@@ -1,47 +1,31 @@
 // SPDX-License-Identifier: Apache-2.0
-// Time several models in one process, interleaved: node interleave.mjs '{"rounds": 15, "entries": [...]}'
-// An entry is {"name", "artifact": folder} or {"name", "onnx": file, "input": {"name", "file", "shape"}}.
-// Prints JSON: name -> milliseconds of every round. One thread each.
+// Times engines in one Node process, interleaved: node interleave.mjs CONFIG, see contenders.mjs. Prints JSON.
 import { createRequire } from "node:module";
 import { readFile } from "node:fs/promises";
+import { dirname } from "node:path";
 import { pathToFileURL } from "node:url";
+import { interleave } from "./contenders.mjs";
 
-const config = JSON.parse(process.argv[2]);
+const require = createRequire(import.meta.url);
 
-async function artifact({ artifact, inputs }) {
-  const { load } = await import(pathToFileURL(`${artifact}/model.mjs`));
-  const model = await load();
-  const feeds = {};
-  for (const input of inputs) {
-    feeds[input.name] = new Float32Array((await readFile(input.file)).buffer.slice(0));
-  }
-  return () => model.run(feeds);
-}
+const place = {
+  async read(file) {
+    const data = await readFile(file);
+    return data.buffer.slice(data.byteOffset, data.byteOffset + data.byteLength);
+  },
+  module: (path) => import(pathToFileURL(path)),
+  onnxruntime: async () => require("onnxruntime-web"),
+  async tfjs() {
+    const tf = require("@tensorflow/tfjs-core");
+    const wasm = require("@tensorflow/tfjs-backend-wasm");
+    wasm.setWasmPaths(`${dirname(require.resolve("@tensorflow/tfjs-backend-wasm"))}/`);
+    await tf.setBackend("wasm");
+    return tf;
+  },
+  async litert() {
+    throw new Error("LiteRT.js runs in web pages only.");
+  },
+};
 
-async function onnxruntime({ onnx, inputs }) {
-  const ort = createRequire(import.meta.url)("onnxruntime-web");
-  ort.env.wasm.numThreads = 1;
-  const session = await ort.InferenceSession.create(new Uint8Array(await readFile(onnx)), {
-    executionProviders: ["wasm"],
-  });
-  const feeds = {};
-  for (const input of inputs) {
-    const data = new Float32Array((await readFile(input.file)).buffer.slice(0));
-    feeds[input.name] = new ort.Tensor("float32", data, input.shape);
-  }
-  return () => session.run(feeds);
-}
-
-const runs = new Map();
-for (const entry of config.entries) {
-  runs.set(entry.name, await (entry.artifact ? artifact(entry) : onnxruntime(entry)));
-}
-const times = Object.fromEntries([...runs.keys()].map((name) => [name, []]));
-for (let round = -3; round < config.rounds; round++) {
-  for (const [name, run] of runs) {
-    const start = performance.now();
-    await run();
-    if (round >= 0) times[name].push(performance.now() - start);
-  }
-}
-process.stdout.write(JSON.stringify(times));
+const found = await interleave(JSON.parse(await readFile(process.argv[2], "utf-8")), place);
+process.stdout.write(JSON.stringify(found), () => process.exit(0));

@@ -43,6 +43,8 @@ class Network:
         model: float32, as it comes.
         folded: float32, batch normalization folded, opset 21, which all peers know.
         quantized: int8 by onnxruntime's static quantizer: QDQ, per channel.
+        pruned: float32 with the weights of our sparse variant.
+        pruned_quantized: The same in int8, as `quantized`.
         calibration: Inputs with a leading axis of samples.
         inputs: One input.
     """
@@ -50,6 +52,8 @@ class Network:
     model: onnx.ModelProto
     folded: onnx.ModelProto
     quantized: onnx.ModelProto
+    pruned: onnx.ModelProto
+    pruned_quantized: onnx.ModelProto
     calibration: Arrays
     inputs: Arrays
 
@@ -61,8 +65,9 @@ def network() -> Network:
     model = ir.to_proto(entry.build())
     calibration = {name: np.asarray(array) for name, array in entry.inputs("calibration", 32).items()}
     inputs = {name: np.asarray(array[0]) for name, array in entry.inputs("heldout", 1).items()}
-    folded = fold(model)
-    return Network(model, folded, quantize(folded, calibration), calibration, inputs)
+    folded, pruned = fold(model), fold(model, VARIANTS["sparse int8, 4x4 at 0.5"][:1])
+    int8 = [quantize(each, calibration) for each in (folded, pruned)]
+    return Network(model, folded, int8[0], pruned, int8[1], calibration, inputs)
 
 
 def compiled(target: str, folder: Path) -> dict[str, Artifact]:
@@ -82,11 +87,17 @@ def compiled(target: str, folder: Path) -> dict[str, Artifact]:
     }
 
 
-def fold(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The exact rewrites alone. It says an older opset than sparsec writes; its operators mean the same there."""
-    folded = to_onnx(driver.compress(driver.job(model, "host")).model)
-    folded.opset_import[0].version, folded.ir_version = 21, 10
-    return folded
+def fold(model: onnx.ModelProto, passes: tuple[str, ...] = ()) -> onnx.ModelProto:
+    """The exact rewrites, and perhaps more, in an opset that peers know."""
+    return older(to_onnx(driver.compress(driver.job(model, "host", passes=passes)).model), 21, 10)
+
+
+def older(model: onnx.ModelProto, opset: int, version: int) -> onnx.ModelProto:
+    """The same model, said to be of an older opset and format; the operators of these networks mean the same there."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    copy.opset_import[0].version, copy.ir_version = opset, version
+    return copy
 
 
 def quantize(model: onnx.ModelProto, calibration: Arrays, samples: int = 8) -> onnx.ModelProto:
