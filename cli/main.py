@@ -18,6 +18,7 @@ from sparsec.cli.parameters import Settings, debug_option
 from sparsec.cli.report import report
 from sparsec.cli.run import run
 from sparsec.cli.sweep import sweep_command
+from sparsec.cli.tune import tune
 from sparsec.cli.verify import verify
 
 
@@ -55,5 +56,16 @@ def main() -> None:
     """Compress a trained network and compile it, ahead of time, to sparse kernels for one target."""
 
 
-for _command in (compile_command, sweep_command, run, bench, inspect_command, report, breakeven, verify, list_command):
+for _command in (
+    compile_command,
+    sweep_command,
+    run,
+    bench,
+    inspect_command,
+    report,
+    breakeven,
+    tune,
+    verify,
+    list_command,
+):
     main.add_command(_command)

@@ -56,6 +56,27 @@ class MachineProfile:
         return json.dumps(data, indent=2) + "\n"
 
 
+@dataclass(frozen=True, slots=True)
+class Tuned:
+    """What measuring a machine gave.
+
+    Attributes:
+        old: The profile known before.
+        new: The measured one.
+        kernels: How many were timed.
+        engine: What ran them; empty for native code.
+        errors: Typical error of a price by the old and the new profile: 0.1 is ten percent.
+        losses: How much slower than the best the kernel is that prices pick, by the old and the new profile.
+    """
+
+    old: MachineProfile
+    new: MachineProfile
+    kernels: int
+    engine: str
+    errors: tuple[float, float]
+    losses: tuple[float, float]
+
+
 def parse(text: str, place: str, source: str = FROM_FILE) -> MachineProfile:
     """Read the content of a profile's file.
 

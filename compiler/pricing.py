@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the command line asks about prices: in the driver's layer, where targets meet the back ends.
 
-`map_of` is the break-even map of a target, `shapes_in` says what to map for a model.
+`map_of` is the break-even map of a target, `shapes_in` says what to map for a model, `measure` makes a profile.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from typing import Any
 from sparsec.compiler import driver
 from sparsec.compiler.breakeven import Curve, Shape, curves_of, patterns_for, shapes_of
 from sparsec.compiler.errors import ModelError
-from sparsec.compiler.machine_profile import MachineProfile
+from sparsec.compiler.machine_profile import MachineProfile, Tuned
 from sparsec.compiler.pass_manager import Reporter, silent
 from sparsec.compiler.pattern import parse_pattern
 from sparsec.compiler.target import Target
@@ -72,3 +72,23 @@ def shapes_in(model: Any, target: Target, reporter: Reporter = silent) -> list[S
         )
         raise ModelError(msg)
     return found
+
+
+def measure(target: Target, reporter: Reporter = silent, milliseconds: float | None = None) -> Tuned:
+    """Measure the machine at hand: time kernels, and fit the costs by which they are priced.
+
+    Args:
+        target: Whose kernels; one that this machine, or its WebAssembly engine, can run.
+        reporter: Told of progress.
+        milliseconds: To time each kernel for; None for the usual.
+
+    Raises:
+        TargetError: If this machine cannot run the target's kernels.
+        ToolchainError: If kernels cannot be compiled, or the engine fails.
+    """
+    from sparsec.backends.isa import for_target
+    from sparsec.backends.targets import BY_FAMILY, profile_of
+    from sparsec.backends.tuning.tune import MILLISECONDS, require_runnable, tune
+
+    require_runnable(target)
+    return tune(BY_FAMILY, for_target(target), profile_of(target), reporter, milliseconds or MILLISECONDS)

@@ -135,13 +135,14 @@ class MatvecKernel:
         return _product(spec).reference(weight, operands)
 
     def cost(self, spec: KernelSpec, weight: Array | None, profile: Profile) -> float:
-        """From the bytes of the weights, or the vectors computed."""
+        """From the bytes of the weights, or the vectors computed; of equal ones, that of fewer panels."""
         product = _product(spec)
         vectors, lanes = spec.tile
         macs = _packed_rows(spec) // lanes * product.words * max(1.0, profile["mac_chains"] / vectors)
-        return matvec_cost(
-            product.dtype, macs, 4 * _packed_rows(spec) * product.words, product.rows, product.epilogue, profile
-        )
+        nbytes = 4 * _packed_rows(spec) * product.words
+        panels = -(-_packed_rows(spec) // (vectors * lanes))
+        streams = matvec_cost(product.dtype, macs, nbytes, product.rows, product.epilogue, profile)
+        return streams + panels * profile["tile_us"]
 
 
 class SparseMatvecKernel:

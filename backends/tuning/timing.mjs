@@ -3,7 +3,7 @@
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 
-const { folder, milliseconds, calls } = JSON.parse(process.argv[2]);
+const { folder, milliseconds, rounds, calls } = JSON.parse(process.argv[2]);
 const { instance } = await WebAssembly.instantiate(readFileSync(join(folder, "kernels.wasm")), {});
 const { memory, __heap_base: heap, ...kernels } = instance.exports;
 const data = readFileSync(join(folder, "data.bin"));
@@ -11,15 +11,16 @@ const base = Math.ceil(heap.value / 64) * 64;
 memory.grow(Math.ceil((base + data.length) / 65536));
 new Uint8Array(memory.buffer).set(data, base);
 
-const best = calls.map(({ name, places }) => {
-  const pointers = places.map((place) => base + place);
-  const end = performance.now() + milliseconds;
-  let least = Infinity;
-  while (performance.now() < end) {
-    const start = performance.now();
-    kernels[name](...pointers);
-    least = Math.min(least, performance.now() - start);
-  }
-  return 1e3 * least;
-});
-console.log(JSON.stringify(best));
+const best = calls.map(() => Infinity);
+for (let round = 0; round < rounds; round++) {
+  calls.forEach(({ name, places }, number) => {
+    const pointers = places.map((place) => base + place);
+    const end = performance.now() + milliseconds;
+    while (performance.now() < end) {
+      const start = performance.now();
+      kernels[name](...pointers);
+      best[number] = Math.min(best[number], performance.now() - start);
+    }
+  });
+}
+console.log(JSON.stringify(best.map((value) => 1e3 * value)));
