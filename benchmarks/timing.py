@@ -29,8 +29,16 @@ def interleave(contenders: Mapping[str, Callable[[], object]], rounds: int = 21)
     return {name: median(values) for name, values in times.items()}
 
 
-def interleave_node(entries: Sequence[Mapping[str, Any]], folder: Path, rounds: int = 21) -> dict[str, Any]:
-    """What each entry (see contenders.mjs) computes and how long that takes, in one Node process with relaxed SIMD.
+def interleave_node(
+    entries: Sequence[Mapping[str, Any]], folder: Path, rounds: int = 21, flags: Sequence[str] | None = None
+) -> dict[str, Any]:
+    """What each entry (see contenders.mjs) computes and how long that takes, in one Node process.
+
+    Args:
+        entries: The contenders.
+        folder: For a temporary file.
+        rounds: How often each is timed; 0: not warmed up either.
+        flags: Of Node; None: those of `relaxed_flag`.
 
     Returns:
         By name: ``times`` of all rounds in milliseconds, ``first`` with loading, ``output`` as numbers, or ``error``.
@@ -39,8 +47,8 @@ def interleave_node(entries: Sequence[Mapping[str, Any]], folder: Path, rounds: 
         subprocess.CalledProcessError: If Node fails.
     """
     config = folder / "config.json"
-    config.write_text(json.dumps({"rounds": rounds, "entries": entries}), "utf-8")
-    command = ["node", *relaxed_flag(), str(HERE / "interleave.mjs"), str(config)]
+    config.write_text(json.dumps({"rounds": rounds, "warm": min(rounds, 3), "entries": entries}), "utf-8")
+    command = ["node", *(relaxed_flag() if flags is None else flags), str(HERE / "interleave.mjs"), str(config)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     found: dict[str, Any] = json.loads(done.stdout)
     return found
