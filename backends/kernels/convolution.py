@@ -20,7 +20,10 @@ from sparsec.backends.kernels.dot import Arithmetic, arithmetic, splats
 from sparsec.backends.kernels.epilogue import Tail
 from sparsec.backends.kernels.pad import pad_spec
 from sparsec.backends.kernels.plan import (
+    SHAPES,
+    SQUARE,
     Plan,
+    as_convolution,
     is_depthwise,
     layouts,
     plan_tiles,
@@ -33,7 +36,7 @@ from sparsec.backends.kernels.positions import Span
 from sparsec.backends.kernels.product_cost import tile_cost
 from sparsec.backends.kernels.reference import finish_channels
 from sparsec.compiler.lowering.kernel import Array, KernelSpec, Profile
-from sparsec.compiler.lowering.ops import Op
+from sparsec.compiler.lowering.ops import CHANNELS4, Op
 
 Expr = Any
 _NARROW = 4
@@ -66,10 +69,12 @@ class ConvolutionKernel:
 
     def candidates(self, op: Op, pattern: str, lanes: int) -> Iterable[KernelSpec]:
         """Dense specs with register tiles that fit the op's shape."""
-        if is_depthwise(op):
+        turned = as_convolution(op)
+        if turned is None or is_depthwise(op):
             return
         source, target = layouts(op)
-        for tile in tiles(op, lanes):
+        alone = target != CHANNELS4 and "codes" not in turned.epilogue.operands
+        for tile in tiles(op, lanes, (*SHAPES, SQUARE) if alone else SHAPES):
             yield KernelSpec(self.family, op, "dense", tile, (source,), target)
 
     def prepare(self, spec: KernelSpec) -> KernelSpec | None:
