@@ -63,9 +63,9 @@ class Emitter:
     constants: dict[str, Buffer] = field(default_factory=dict)
     lazy: dict[ir.Value, Callable[[], None]] = field(default_factory=dict)
 
-    def scratch(self, nbytes: int) -> View:
-        """A new buffer of the arena."""
-        return View(Buffer(nbytes))
+    def scratch(self, nbytes: int, owner: int | None = None) -> View:
+        """A new buffer of the arena; perhaps for one thread alone."""
+        return View(Buffer(nbytes, owner=owner))
 
     def constant(self, array: Array) -> View:
         """An array in the weights; equal bytes are stored once."""
@@ -217,18 +217,32 @@ class Emitter:
         return target
 
     def _call_part(self, packed: Packed, axis: Axis, views: Sequence[View], step: Step) -> None:
-        """Append one part, behind the kernel that prepares its piece of the input."""
+        """Append one part, behind what prepares its piece of the input, before what puts its results in place."""
         piece, constants = packed.pieces[step.thread], packed.constants[step.thread]
-        own = part(packed.spec, axis, piece)
-        source, *others = _moved(views, axis, piece)
-        span, *spans = axis.touched(piece[1] - piece[0])
+        own, count = part(packed.spec, axis, piece), piece[1] - piece[0]
+        source, *operands, target = _moved(views, axis, piece)
+        reads, *spans, writes = axis.touched(count)
         first = self.backend.kernels[own.family].prepare(own) if axis.private else None
         if first is not None:
-            prepared = self.scratch(first.op.out_bytes)  # type: ignore[union-attr]
-            self._append(first, replace(step, symbol=first.symbol, views=(source, prepared), touched=(span, None)))
-            source, span = prepared, None
-        touched = (span, *[None] * len(constants), *spans)
-        self._append(own, replace(step, symbol=own.symbol, views=(source, *constants, *others), touched=touched))
+            prepared = self.scratch(first.op.out_bytes, step.thread)  # type: ignore[union-attr]
+            self._append(first, replace(step, symbol=first.symbol, views=(source, prepared), touched=(reads, None)))
+            source, reads = prepared, None
+        together = self._together(axis, count, step.thread)
+        given = (source, *constants, *operands, together[1] if together else target)
+        touched = (reads, *[None] * len(constants), *spans, None if together else writes)
+        self._append(own, replace(step, symbol=own.symbol, views=given, touched=touched))
+        if together is not None:
+            copy, results = together
+            self._append(copy, replace(step, symbol=copy.symbol, views=(results, target), touched=(None, writes)))
+
+    def _together(self, axis: Axis, count: int, thread: int) -> tuple[KernelSpec, View] | None:
+        """Where a part's results are apart in memory: what copies them there, and a buffer for them."""
+        if axis.copy is None:
+            return None
+        op = axis.copy(count)
+        choice = self.choose(op)
+        assert choice is not None, op
+        return choice.spec, self.scratch(prod(op.shape) * np.dtype(op.dtype).itemsize, thread)
 
     def _relayout(self, value: ir.Value, known: Layout, where: Layout) -> View:
         source = self.read(value, known)
@@ -252,16 +266,23 @@ class Emitter:
         return port
 
     def _place(self) -> int:
+        """Give every buffer its place; returns the size of the arena.
+
+        What one thread alone uses has a part of the arena to itself: memory that another core has written is slow.
+        """
         uses: dict[Buffer, tuple[int, int]] = {}
         for step in self.steps:
             for view in step.views:
                 first, _ = uses.get(view.buffer, (step.group, step.group))
                 uses[view.buffer] = (first, step.group)
-        buffers = [buffer for buffer in uses if buffer.ref is None]
-        offsets, nbytes = plan([Lifetime(buffer.nbytes, *uses[buffer]) for buffer in buffers])
-        for buffer, offset in zip(buffers, offsets, strict=True):
-            buffer.ref = Ref("arena", 0, offset)
-        return nbytes
+        start = 0
+        for owner in (None, *range(self.threads)):
+            buffers = [buffer for buffer in uses if buffer.ref is None and buffer.owner == owner]
+            offsets, nbytes = plan([Lifetime(buffer.nbytes, *uses[buffer]) for buffer in buffers])
+            for buffer, offset in zip(buffers, offsets, strict=True):
+                buffer.ref = Ref("arena", 0, start + offset)
+            start += nbytes
+        return start
 
 
 def _moved(views: Sequence[View], axis: Axis, piece: Range) -> tuple[View, ...]:

@@ -15,10 +15,11 @@ from sparsec.compiler.lowering.program import Call, Ref
 
 @dataclass(eq=False, slots=True)
 class Buffer:
-    """Bytes that live in the arena unless `ref` says where."""
+    """Bytes that live in the arena unless `ref` says where; with an owner, only that thread touches them."""
 
     nbytes: int
     ref: Ref | None = None
+    owner: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,10 +24,12 @@ from sparsec.compiler.lowering.ops import (
     Convolution,
     Elementwise,
     Epilogue,
+    GroupedLinear,
     Interpolate,
     LayerNorm,
     Linear,
     Op,
+    Operand,
     Pad,
     Pool,
     Reduce,
@@ -44,6 +46,8 @@ _CLOSE = 1.01
 """Cuts whose dearest parts differ by less are equal; then parts of one size, which share their code, win."""
 _LINE = 64
 """Neighbouring elements that one thread should write."""
+_FEW = 8
+"""Tokens up to which the weights' bytes cost most, so that outputs are cut although they are apart in memory."""
 _COARSEST = 128
 """Rows of a weight between places where it may be cut, at most."""
 
@@ -65,6 +69,7 @@ class Axis:
         private: Whether each part reads a piece of the activation, which it may then prepare by itself.
         reach: Bytes first to stop that a part of so many elements touches of each parameter, from the pointer it is
             given; None: as many as `steps` says.
+        copy: Where a part's results are apart in memory: the op that puts them there from where they are together.
     """
 
     extent: int
@@ -74,6 +79,7 @@ class Axis:
     rows: int = 0
     private: bool = False
     reach: Callable[[int], Sequence[Range]] | None = None
+    copy: Callable[[int], Elementwise] | None = None
 
     def touched(self, count: int) -> tuple[Range | None, ...]:
         """Bytes of each parameter that `count` elements touch, from a part's pointer; None: all there are."""
@@ -142,10 +148,16 @@ def _choices(axis: Axis, weight: Array, uneven: bool, count: int) -> list[list[R
     units = [axis.unit << i for i in range(8) if axis.unit << i <= max(axis.unit, _COARSEST)]
     found = [_even(axis.extent, unit, count) for unit in units]
     if uneven and axis.rows:
-        kept = np.count_nonzero(weight.reshape(axis.extent, -1), axis=1).tolist()
+        kept = np.count_nonzero(_held(weight).reshape(axis.extent, -1), axis=1).tolist()
         found += [_balanced(kept, unit, count) for unit in units]
     unique = {tuple(pieces): pieces for pieces in found if len(pieces) > 1}
     return list(unique.values())
+
+
+def _held(weight: Array) -> Array:
+    """What is not zero; of a weight in groups, which of them are kept."""
+    held: Array = weight["kept"] if weight.dtype.names else weight
+    return held
 
 
 def _even(extent: int, unit: int, count: int) -> list[Range]:
@@ -205,11 +217,29 @@ def _convolution(spec: KernelSpec) -> Axis:
 def _linear(spec: KernelSpec) -> Axis:
     """Outputs, where neighbouring ones are together in memory; else tokens."""
     op = spec.op
-    assert isinstance(op, Linear)
+    assert isinstance(op, (Linear, GroupedLinear))
     if spec.output != PLAIN or op.positions == 1:
         return _filters(op.epilogue, op.outputs, op.positions, lambda n: replace(op, outputs=n))
-    steps = (op.inputs * _size(op.dtype), *_operand_steps(op.epilogue, op.outputs, 0))
+    if op.positions <= _FEW and set(op.epilogue.operands) <= {"channel", "scalar"}:
+        return _apart(op)
+    dtype = op.dtype if isinstance(op, Linear) else "float32"
+    steps = (op.inputs * _size(dtype), *_operand_steps(op.epilogue, op.outputs, 0))
     return Axis(op.positions, lambda n: replace(op, positions=n), steps, private=True)
+
+
+def _apart(op: Linear | GroupedLinear) -> Axis:
+    """Outputs of a few row-major tokens."""
+    tokens, outputs = op.positions, op.outputs
+    steps = (0, *_operand_steps(op.epilogue, 1, 1))
+
+    def reach(count: int) -> Sequence[Range]:
+        return [*((0, count * step) for step in steps[:-1]), (0, ((tokens - 1) * outputs + count) * steps[-1])]
+
+    def copy(count: int) -> Elementwise:
+        operand = Operand(op.epilogue.dtype, (count, 1))
+        return Elementwise((tokens, count), (operand,), dtype=op.epilogue.dtype, out_strides=(outputs, 1))
+
+    return Axis(outputs, lambda n: replace(op, outputs=n), steps, 4, rows=1, reach=reach, copy=copy)
 
 
 def _filters(epilogue: Epilogue, filters: int, positions: int, resized: Callable[[int], Op]) -> Axis:
@@ -327,4 +357,8 @@ _AXES: Mapping[type[Any], Callable[[KernelSpec], Iterator[Axis]]] = {
     BatchMatMul: _batch_matmul,
     Elementwise: _elementwise,
 }
-_WEIGHTED: Mapping[type[Any], Callable[[KernelSpec], Axis]] = {Convolution: _convolution, Linear: _linear}
+_WEIGHTED: Mapping[type[Any], Callable[[KernelSpec], Axis]] = {
+    Convolution: _convolution,
+    Linear: _linear,
+    GroupedLinear: _linear,
+}

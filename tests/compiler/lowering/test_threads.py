@@ -217,10 +217,37 @@ def test_groups_are_cut_with_their_channels_by_fours():
 
 def test_row_major_tokens_are_cut_by_tokens_and_one_token_by_outputs():
     weight = np.ones((40, 8), np.float32)
-    axis, found = threads.cut_weighted(spec_of(ops.Linear("float32", 6, 8, 40)), weight, BACKEND, 2)
-    assert (found, axis.rows) == ([(0, 3), (3, 6)], 0)
+    axis, found = threads.cut_weighted(spec_of(ops.Linear("float32", 20, 8, 40)), weight, BACKEND, 2)
+    assert (found, axis.rows) == ([(0, 10), (10, 20)], 0)
     axis, found = threads.cut_weighted(spec_of(ops.Linear("float32", 1, 8, 40)), weight, BACKEND, 2)
     assert (found, axis.rows) == ([(0, 20), (20, 40)], 1)
+
+
+def test_a_few_row_major_tokens_are_cut_by_outputs_and_copied():
+    op, weight = ops.Linear("float32", 3, 8, 40), np.ones((40, 8), np.float32)
+    axis, found = threads.cut_weighted(spec_of(op), weight, BACKEND, 2)
+    assert (found, axis.rows) == ([(0, 20), (20, 40)], 1)
+    assert axis.touched(20) == (None, (0, 4 * (2 * 40 + 20)))
+    assert axis.copy(20).out_strides == (40, 1)
+    residual = replace(op, epilogue=ops.Epilogue(operands=("full",)))
+    axis, found = threads.cut_weighted(spec_of(residual), weight, BACKEND, 2)
+    assert (found, axis.copy) == ([(0, 2), (2, 3)], None)
+
+
+def test_groups_of_bits_are_cut_by_those_that_are_kept():
+    weight = np.zeros((32, 4), [("codes", np.uint8, (16,)), ("kept", bool)])
+    weight["kept"][:8] = True
+    kernel = GroupPriced("GroupedLinear", ops.GroupedLinear)
+    backend = replace(BACKEND, kernels={"GroupedLinear": kernel})
+    spec = spec_of(ops.GroupedLinear(1, 64, 32, 16), pattern="block(1x16)")
+    assert threads.cut_weighted(spec, weight, backend, 2)[1] == [(0, 4), (4, 32)]
+
+
+class GroupPriced(Priced):
+    """By the groups kept."""
+
+    def cost(self, spec, weight, profile):
+        return 10.0 * np.count_nonzero(weight["kept"])
 
 
 def test_a_cut_that_gains_nothing_is_none():
