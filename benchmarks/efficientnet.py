@@ -8,8 +8,9 @@ variants, whose weights are others.
 
 int8 for peers is made by onnxruntime's static quantizer (QDQ, per channel); LiteRT gets the same codes and scales.
 TensorFlow.js, which has no int8 convolution, gets the float32 network built out of its operators, with activations
-fused; LiteRT a file that `peers_tflite.py` writes. LiteRT.js needs a web page. DeepSparse also gets the weights of the
-sparse variant. OpenVINO, DeepSparse and LiteRT run in processes of their own, which take the time themselves.
+fused; LiteRT a file that `peers_tflite.py` writes. LiteRT.js is made for web pages; in Node its script is loaded by
+hand. DeepSparse also gets the weights of the sparse variant. OpenVINO, DeepSparse and LiteRT run in processes of their
+own, which take the time themselves.
 """
 
 import subprocess

@@ -45,7 +45,7 @@ static const struct {
   {0xffe0f800, 0x44a00000, DOTS},            /* SVE the same by element */
   {0xdfe0f400, 0x4e80a400, MATRIX_PRODUCTS}, /* smmla, ummla, usmmla */
   {0xff20fc00, 0x45009800, MATRIX_PRODUCTS}, /* SVE the same */
-  {0xbfa0fc00, 0x0e20cc00, MULTIPLY_ADDS},   /* fmla: vectors */
+  {0xbfe0fc00, 0x0e20cc00, MULTIPLY_ADDS},   /* fmla: vectors */
   {0xbfc0f400, 0x0f801000, MULTIPLY_ADDS},   /* fmla: by element */
   {0xffe02000, 0x65a00000, MULTIPLY_ADDS},   /* SVE fmla, fmls: vectors */
   {0xffe0f800, 0x64a00000, MULTIPLY_ADDS},   /* SVE the same by element */

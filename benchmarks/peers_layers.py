@@ -69,7 +69,7 @@ class _Reader:
             raise ValueError(msg)
         size = -(-height // stride)
         kind = "conv" if group == 1 else "depthwise"
-        self._add_layer(kind, inputs, output, [1, len(weight), size, size], stride=stride)
+        self._add_layer(kind, inputs, output, [1, len(weight), size, size], stride=stride, pads=same)
 
     def _gemm(self, inputs: list[str], output: str, attributes: Mapping[str, Any]) -> None:
         if not attributes.get("transB"):
@@ -93,10 +93,9 @@ class _Reader:
         layer["relu6"] = True
         self.alias[output] = inputs[0]
 
-    def _add_layer(self, kind: str, inputs: list[str], output: str, shape: list[int], stride: int = 1) -> None:
+    def _add_layer(self, kind: str, inputs: list[str], output: str, shape: list[int], **more: Any) -> None:
         self.shapes[output] = shape
-        layer = {"kind": kind, "inputs": inputs, "output": output, "stride": stride, "relu6": False}
-        self.layers.append(layer)
+        self.layers.append({"kind": kind, "inputs": inputs, "output": output, "relu6": False, **more})
 
 
 def write(model: onnx.ModelProto, folder: Path) -> None:

@@ -119,8 +119,7 @@ def stack(channels: int, size: int, *, stem: bool) -> onnx.ModelProto:
 
 def _node(model: onnx.ModelProto, rounds: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="sparsec-") as name:
-        rows = [row for row in DENSE_ROWS if row.engine != "litert"]
-        return interleave_node(_entries(model, rows, Path(name)), Path(name), rounds)
+        return interleave_node(_entries(model, DENSE_ROWS, Path(name)), Path(name), rounds)
 
 
 def _chromium(model: onnx.ModelProto, rows: Sequence[Contender], rounds: int) -> dict[str, Any]:

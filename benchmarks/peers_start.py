@@ -4,8 +4,8 @@
 EfficientNet-Lite0, one engine in a fresh process and browser profile each time, engines in turn, median of all turns.
 Time counts from an empty page, or an empty Node program, to the first output: load the engine, compile its code, load
 the model, run once. Files come from this machine, so it is without a network's time. "Code" is WebAssembly and
-JavaScript as it lies on disk, and compressed with gzip; for sparsec the module is the model's own code. Node 20 runs
-sparsec's module without relaxed SIMD, as it does unless asked.
+JavaScript as it lies on disk, and compressed with gzip; for sparsec the module is the model's own code. Node 20 knows
+no relaxed SIMD unless asked, so sparsec and LiteRT.js load other modules there.
 """
 
 import gzip
@@ -67,8 +67,7 @@ def table(turns: int = 5) -> str:
 def _node(entries: Sequence[Mapping[str, Any]], folder: Path, turns: int) -> Iterator[dict[str, Any]]:
     for _ in range(turns):
         for entry in entries:
-            if entry["engine"] != "litert":
-                yield interleave_node([entry], folder, 0, flags=())
+            yield interleave_node([entry], folder, 0, flags=())
 
 
 def _chromium(entries: Sequence[Mapping[str, Any]], folder: Path, turns: int) -> Iterator[dict[str, Any]]:
@@ -78,8 +77,8 @@ def _chromium(entries: Sequence[Mapping[str, Any]], folder: Path, turns: int) ->
 
 
 def _median(found: Sequence[Mapping[str, Any]], name: str) -> str:
-    times = [each[name]["first"] for each in found if name in each]
-    return f"{median(times):.0f}" if times else "-"
+    times = [each[name]["first"] for each in found if name in each and not each[name]["error"]]
+    return f"{median(times):.0f}" if times else "fails"
 
 
 def _code(entry: Mapping[str, Any]) -> list[Path]:

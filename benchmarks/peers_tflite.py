@@ -4,7 +4,7 @@
 Runs in an environment of its own with the package ai-edge-litert, which carries the format's schema. Quantized tensors
 keep the scales of the ONNX file; inputs and outputs are float32, so such a network begins with QUANTIZE and ends with
 DEQUANTIZE. With `sparse`, float32 weights of 1x1 convolutions are stored in compressed rows and read through DENSIFY,
-the form for which XNNPACK chooses its sparse kernels.
+and others are padded by an operator of their own: the form for which XNNPACK chooses its sparse kernels.
 """
 
 import json
@@ -26,6 +26,7 @@ OPERATORS = {
     "quantize": (tfl.BuiltinOperator.QUANTIZE, 1),
     "dequantize": (tfl.BuiltinOperator.DEQUANTIZE, 2),
     "densify": (tfl.BuiltinOperator.DENSIFY, 1),
+    "pad": (tfl.BuiltinOperator.PAD, 2),
 }
 """Code and version, of the int8 forms where there are several; those contain the float32 ones."""
 
@@ -64,7 +65,11 @@ class Writer:
         weight = self._tensors[layer["inputs"][-1 if kind == "mean" else 1]] if len(layer["inputs"]) > 1 else {}
         if self._sparse and kind == "conv" and weight["type"] == "float32" and weight["shape"][1:3] == [1, 1]:
             inputs[1] = self._densified(layer["inputs"][1], weight)
-        self._operator(kind, inputs, self._place(layer["output"]), _options(layer))
+        options = _options(layer)
+        if self._sparse and any(layer.get("pads", ())):
+            inputs[0] = self._padded(layer["inputs"][0], layer["pads"])
+            options[1].padding = tfl.Padding.VALID
+        self._operator(kind, inputs, self._place(layer["output"]), options)
 
     def _place(self, name: str) -> int:
         """Index of a tensor, made on first sight."""
@@ -101,6 +106,16 @@ class Writer:
         self._made[place].sparsity = _compressed(dense)
         outer = self._tensor(f"{name}, dense", found["shape"], "float32")
         self._operator("densify", [place], outer, (tfl.BuiltinOptions.DensifyOptions, tfl.DensifyOptionsT()))
+        return outer
+
+    def _padded(self, name: str, pads: list[int]) -> int:
+        """Index of a float32 tensor with zeros around height and width."""
+        top, left, bottom, right = pads
+        amounts = np.array([[0, 0], [top, bottom], [left, right], [0, 0]], np.int32)
+        shape = [size + int(more) for size, more in zip(self._tensors[name]["shape"], amounts.sum(1), strict=True)]
+        outer = self._tensor(f"{name}, padded", shape, "float32")
+        constant = self._tensor(f"pads of {name}", [4, 2], "int32", amounts.tobytes())
+        self._operator("pad", [self._place(name), constant], outer, (tfl.BuiltinOptions.PadOptions, tfl.PadOptionsT()))
         return outer
 
     def _bytes(self, found: dict[str, Any]) -> bytes:

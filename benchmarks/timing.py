@@ -36,7 +36,7 @@ def interleave_node(
 
     Args:
         entries: The contenders.
-        folder: For a temporary file.
+        folder: For temporary files.
         rounds: How often each is timed; 0: not warmed up either.
         flags: Of Node; None: those of `relaxed_flag`.
 
@@ -44,13 +44,16 @@ def interleave_node(
         By name: ``times`` of all rounds in milliseconds, ``first`` with loading, ``output`` as numbers, or ``error``.
 
     Raises:
-        subprocess.CalledProcessError: If Node fails.
+        RuntimeError: If Node fails.
     """
-    config = folder / "config.json"
+    config, answer = folder / "config.json", folder / "found.json"
     config.write_text(json.dumps({"rounds": rounds, "warm": min(rounds, 3), "entries": entries}), "utf-8")
-    command = ["node", *(relaxed_flag() if flags is None else flags), str(HERE / "interleave.mjs"), str(config)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    found: dict[str, Any] = json.loads(done.stdout)
+    command = ["node", *(relaxed_flag() if flags is None else flags), str(HERE / "interleave.mjs")]
+    done = subprocess.run([*command, str(config), str(answer)], capture_output=True, text=True, check=False)
+    if done.returncode:
+        msg = f"Node ended with status {done.returncode}: {done.stderr.strip()[-1000:]}"
+        raise RuntimeError(msg)
+    found: dict[str, Any] = json.loads(answer.read_text("utf-8"))
     return found
 
 
