@@ -10,17 +10,29 @@ from sparsec.backends.kernels.product_cost import epilogue_us
 from sparsec.compiler.lowering.kernel import Array, Profile
 from sparsec.compiler.lowering.ops import GroupedLinear
 
+_UNPACK = {4: 3.5, 8: 3.5, 16: 2.0}
+"""Instructions from a nibble to a weight, by lanes: shift, mask, conversion, scale; or shift, table, scale."""
+_MULTIPLY = {4: 2.0, 8: 1.0, 16: 1.0}
+"""Instructions for a token: load, multiply and add; or one that does it all."""
+_WIDEN = 9.0
+"""Instructions for a vector of scales and zero points."""
+_ROW, _TOKEN = 20.0, 4.0
+"""Instructions for each row, and each of its tokens: where it starts and ends, sums across lanes."""
+_OVERLAP = 2.0
+"""So many times as many instructions a microsecond as in the profile's chain of sums: nothing waits for the last."""
+
 
 def group_cost(
-    op: GroupedLinear, form: Format, unroll: int, kept: Sequence[int] | Array, *, sparse: bool, profile: Profile
+    op: GroupedLinear, form: Format, kept: Sequence[int] | Array, *, sparse: bool, profile: Profile
 ) -> float:
     """Microseconds of a product with so many kept groups in each row."""
-    groups = float(np.sum(kept))
-    steps = float(np.sum(-(-np.asarray(kept) // form.together)))
-    nibbles = NIBBLES[form.lanes]
-    step = form.units * (1 + nibbles * (3.0 + 2 * op.positions)) + form.together * (5.0 if sparse else 3.0)
-    vectors = steps * (step + 2.0 / unroll) + form.outputs * (12 + 4 * op.positions)
-    compute = vectors * form.lanes / profile["float32_ops_per_us"] / 2
-    streamed = form.stream_bytes(int(groups)) / profile["bytes_per_us"]
+    counts = np.asarray(kept, np.int64)
+    steps = float((-(-counts // form.together)).sum())
+    nibble = _UNPACK[form.lanes] + _MULTIPLY[form.lanes] * op.positions
+    step = form.units * (1 + NIBBLES[form.lanes] * nibble) + form.together * (3 if sparse else 2)
+    widened = _WIDEN * steps * form.together / form.lanes
+    instructions = steps * step + widened + form.outputs * (_ROW + _TOKEN * op.positions)
+    compute = instructions * form.lanes / (_OVERLAP * profile["float32_ops_per_us"])
+    streamed = form.stream_bytes(int(counts.sum())) / profile["bytes_per_us"]
     finish = op.positions * epilogue_us(op.epilogue, form.outputs / form.lanes, profile)
     return profile["call_us"] + max(compute, streamed) + finish

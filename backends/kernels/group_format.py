@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """How weights of 4-bit groups are stored: a stream of nibbles, and a scale, a zero point and a place for each group.
 
-Only kept groups are stored, row by row. 16 or 32 weights make a unit, which is one vector of words: nibble j of lane i
-is weight j * lanes + i of the unit, so that a mask or a shift gives neighbouring weights. Where a unit holds two
-groups, a row of an odd number of groups is filled up by one of scale 0.
+Only kept groups are stored, row by row. 16 or 64 weights make a unit, which is one vector of words: nibble j of lane i
+is weight j * lanes + i of the unit, so that a mask or a shift gives neighbouring weights. Where a unit
+holds several groups, a row is filled up to whole units by groups of scale 0.
 """
 
 from dataclasses import dataclass
@@ -13,9 +13,9 @@ import numpy as np
 from sparsec.compiler.lowering.groups import Groups
 from sparsec.compiler.lowering.kernel import Array
 
-NIBBLES = {4: 4, 8: 2, 16: 2}
+NIBBLES = {4: 4, 8: 2, 16: 4}
 """Nibbles in a word, by the lanes of a vector: what one instruction widens to 32 bits."""
-WORDS = {4: "uint16", 8: "uint8", 16: "uint8"}
+WORDS = {4: "uint16", 8: "uint8", 16: "uint16"}
 """Type of a word, by the lanes of a vector."""
 NARROW_PLACES = 256
 """The most groups of a row whose places are bytes."""
@@ -44,7 +44,7 @@ class Format:
 
     @property
     def together(self) -> int:
-        """Groups of a step: two where a unit holds two."""
+        """Groups of a step: as many as a unit holds."""
         return max(1, self.unit // self.group)
 
     @property

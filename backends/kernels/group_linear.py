@@ -8,7 +8,7 @@ up across the lanes together.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,11 +17,10 @@ from tvm.tirx.script import builder as T
 
 from sparsec.backends.isa import Isa
 from sparsec.backends.kernels import emit, vector
-from sparsec.backends.kernels.dot import multiply_add
 from sparsec.backends.kernels.epilogue import Tail, parameters
 from sparsec.backends.kernels.group_cost import group_cost
 from sparsec.backends.kernels.group_format import WORDS, Format, pack
-from sparsec.backends.kernels.group_unpack import unpacker, widened_scales
+from sparsec.backends.kernels.group_steps import Arrays, Steps
 from sparsec.backends.kernels.reference import finish_plain
 from sparsec.compiler.errors import RecipeError
 from sparsec.compiler.lowering.groups import Groups, split
@@ -31,8 +30,10 @@ from sparsec.compiler.pattern import Block, parse_pattern
 
 Expr = Any
 MOST_TOKENS = 8
+_FEW = 8
+"""Turns of a row at least, for more than one step a turn."""
 GROUPS = (16, 32, 64, 128)
-_UNROLL = {4: 1, 8: 4, 16: 4}
+_UNROLL = {4: 1, 8: 4, 16: 2}
 """Steps of a turn of the loop, by lanes, where a step is one vector of words. More are slower in WebAssembly."""
 
 
@@ -66,7 +67,7 @@ class GroupLinearKernel:
     def cost(self, spec: KernelSpec, weight: Array | None, profile: Profile) -> float:
         """From all groups."""
         form = format_of(spec)
-        return group_cost(_op(spec), form, spec.tile[1], [form.groups] * form.outputs, sparse=False, profile=profile)
+        return group_cost(_op(spec), form, [form.groups] * form.outputs, sparse=False, profile=profile)
 
 
 class SparseGroupLinearKernel:
@@ -100,7 +101,7 @@ class SparseGroupLinearKernel:
         """From the groups that the weight really keeps."""
         assert weight is not None
         kept = (weight[:, :: _op(spec).group] != 0).sum(axis=1)
-        return group_cost(_op(spec), format_of(spec), spec.tile[1], kept, sparse=True, profile=profile)
+        return group_cost(_op(spec), format_of(spec), kept, sparse=True, profile=profile)
 
 
 def format_of(spec: KernelSpec) -> Format:
@@ -115,8 +116,8 @@ def _op(spec: KernelSpec) -> GroupedLinear:
 
 
 def _tile(op: GroupedLinear, lanes: int) -> tuple[int, int]:
-    units = Format(lanes, op.group, op.inputs, op.outputs).units
-    return lanes, max(1, _UNROLL[lanes] // units)
+    form = Format(lanes, op.group, op.inputs, op.outputs)
+    return lanes, max(1, min(_UNROLL[lanes] // form.units, form.row_steps // _FEW))
 
 
 def _takes(op: GroupedLinear) -> bool:
@@ -145,21 +146,6 @@ def _reference(spec: KernelSpec, weight: Array | None, *operands: Array) -> Arra
     return finish_plain(op.epilogue, sums, operands[1:])
 
 
-@dataclass(frozen=True, slots=True)
-class _Arrays:
-    """The function's parameters, and its scratch memory: scales and shifts of one row, sums of one panel."""
-
-    x: Expr
-    words: Expr
-    bits: Expr
-    zeros: Expr
-    places: Expr | None
-    ends: Expr | None
-    scales: Expr
-    shifts: Expr
-    sums: Expr
-
-
 def _build(spec: KernelSpec, isa: Isa, *, sparse: bool) -> Any:
     op, form = _op(spec), format_of(spec)
     most = form.outputs * form.row_steps
@@ -172,104 +158,57 @@ def _build(spec: KernelSpec, isa: Isa, *, sparse: bool) -> Any:
     def body(x: Expr, words: Expr, bits: Expr, zeros: Expr, *rest: Expr) -> None:
         places, ends = rest[:2] if sparse else (None, None)
         *operands, out = rest[2:] if sparse else rest
-        row = form.row_steps * form.together + form.lanes
-        scratch = [T.alloc_buffer((size,), "float32") for size in (row, row, op.positions * form.lanes * form.lanes)]
-        arrays = _Arrays(x, words, bits, zeros, places, ends, *scratch)
-        _emit(spec, isa, arrays, Tail(op.epilogue, operands, out))
+        sums = T.alloc_buffer((op.positions * form.lanes * form.lanes,), "float32")
+        arrays = Arrays(x, words, bits, zeros, places, ends)
+        steps = Steps(op, form, isa, arrays)
+        _emit(spec, steps, arrays, sums, Tail(op.epilogue, operands, out))
 
     return emit.function([*sizes, *parameters(op.epilogue, op.outputs, op.positions * op.outputs)], body)
 
 
-def _emit(spec: KernelSpec, isa: Isa, arrays: _Arrays, tail: Tail) -> None:
+def _emit(spec: KernelSpec, steps: Steps, arrays: Arrays, sums: Expr, tail: Tail) -> None:
     form = format_of(spec)
-    unpack = unpacker(isa, form.lanes)
     full, rest = divmod(form.outputs, form.lanes)
     for start, count, rows in ((0, full, form.lanes), (full, 1, rest)):
         if count and rows:
             with emit.loop(count) as i:
                 panel = start + i
                 with emit.loop(rows) as r:
-                    _emit_row(spec, isa, unpack, arrays, panel * form.lanes + r, r)
-                _emit_finish(spec, arrays, tail, panel * form.lanes, rows)
+                    _emit_row(spec, steps, arrays, sums, panel * form.lanes + r, r)
+                _emit_finish(spec, sums, tail, panel * form.lanes, rows)
 
 
-def _emit_row(spec: KernelSpec, isa: Isa, unpack: Any, arrays: _Arrays, row: Expr, slot: Expr) -> None:
+def _emit_row(spec: KernelSpec, steps: Steps, arrays: Arrays, rows: Expr, row: Expr, slot: Expr) -> None:
     """Sums of one row, by lanes, into its slot of the panel's."""
-    op, form = _op(spec), format_of(spec)
+    op, form, unroll = _op(spec), format_of(spec), spec.tile[1]
     if arrays.ends is None:
         first, last = emit.bind(row * form.row_steps), emit.bind((row + 1) * form.row_steps)
     else:
         first, last = emit.bind(arrays.ends[row]), emit.bind(arrays.ends[row + 1])
-    _emit_widening(form, arrays, first, last)
-    unroll = spec.tile[1]
-    chains = max(1, min(4, 8 // op.positions))
-    sums = emit.Registers(op.positions * chains, "float32", form.lanes)
     count = emit.bind(last - first)
+    steps.widen(emit.bind(first * form.together), count * form.together)
+    sums = emit.Registers(op.positions * max(1, min(4, 8 // op.positions)), "float32", form.lanes)
     turns = emit.bind(tirx.truncdiv(count, unroll)) if unroll > 1 else count
     with emit.loop_range(0, turns) as turn:
         for part in range(unroll):
-            _emit_step(spec, isa, unpack, arrays, sums, first, turn * unroll + part, part)
+            steps.step(sums, first, turn * unroll + part, part * form.units)
     if unroll > 1:
         with emit.loop_range(turns * unroll, count) as step:
-            _emit_step(spec, isa, unpack, arrays, sums, first, step, 0)
+            steps.step(sums, first, step, 0)
+    chains = len(sums) // op.positions
     for token in range(op.positions):
         parts = [sums[token * chains + c] for c in range(chains)]
         while len(parts) > 1:
             parts = [emit.bind(a + b) for a, b in zip(parts[::2], parts[1::2], strict=True)]
-        emit.store(arrays.sums, (token * form.lanes + slot) * form.lanes, parts[0])
+        emit.store(rows, (token * form.lanes + slot) * form.lanes, parts[0])
 
 
-def _emit_widening(form: Format, arrays: _Arrays, first: Expr, last: Expr) -> None:
-    """Scales of the row's groups, and what each adds to a code's product: minus scale times zero point."""
-    lanes = form.lanes
-    start = emit.bind(first * form.together)
-    with emit.loop_range(0, tirx.truncdiv((last - first) * form.together + (lanes - 1), lanes)) as i:
-        scale = emit.bind(widened_scales(vector.load(arrays.bits, start + i * lanes, lanes)))
-        zero = T.cast(vector.load(arrays.zeros, start + i * lanes, lanes), vector.typed("int32", lanes))
-        shift = T.cast(zero, vector.typed("float32", lanes)) * scale * vector.const(-1, "float32", lanes)
-        emit.store(arrays.scales, i * lanes, scale)
-        emit.store(arrays.shifts, i * lanes, shift)
-
-
-def _emit_step(
-    spec: KernelSpec, isa: Isa, unpack: Any, arrays: _Arrays, sums: emit.Registers, first: Expr, step: Expr, part: int
-) -> None:
-    op, form = _op(spec), format_of(spec)
-    chains = len(sums) // op.positions
-    number = part * form.units * form.unit // form.lanes
-    at = [_place(form, arrays, first * form.together, step * form.together + g) for g in range(form.together)]
-    scale, shift = (
-        [emit.bind(vector.splat(array[step * form.together + g], form.lanes)) for g in range(form.together)]
-        for array in (arrays.scales, arrays.shifts)
-    )
-    for unit in range(form.units):
-        words = vector.load(arrays.words, ((first + step) * form.units + unit) * form.lanes, form.lanes)
-        for j, code in enumerate(unpack(words)):
-            inside = unit * form.unit + j * form.lanes
-            g = inside // form.group
-            weight = emit.bind(multiply_add(isa, code, scale[g], shift[g]))
-            for token in range(op.positions):
-                x = emit.bind(vector.load(arrays.x, at[g] + token * op.inputs + inside % form.group, form.lanes))
-                chain = token * chains + number % chains
-                sums[chain] = multiply_add(isa, weight, x, sums[chain])
-            number += 1
-
-
-def _place(form: Format, arrays: _Arrays, start: Expr, number: Expr) -> Expr:
-    """Where a group's activations start; a group that fills up a dense row reads those of the last."""
-    if arrays.places is not None:
-        place = T.cast(arrays.places[start + number], "int32")
-    else:
-        place = number if form.groups % form.together == 0 else T.min(number, form.groups - 1)
-    return emit.bind(place * form.group)
-
-
-def _emit_finish(spec: KernelSpec, arrays: _Arrays, tail: Tail, row: Expr, rows: int) -> None:
+def _emit_finish(spec: KernelSpec, sums: Expr, tail: Tail, row: Expr, rows: int) -> None:
     """Add the panel's sums up across the lanes, and finish them: lane i is row i."""
     op, form = _op(spec), format_of(spec)
     for token in range(op.positions):
         starts = [(token * form.lanes + r) * form.lanes for r in range(rows)]
-        parts = [emit.bind(vector.load(arrays.sums, start, form.lanes)) for start in starts]
+        parts = [emit.bind(vector.load(sums, start, form.lanes)) for start in starts]
         parts += [vector.const(0, "float32", form.lanes)] * (form.lanes - rows)
         total = _across(parts)
         tail.store_plain([total], token * op.outputs, [row], [rows % form.lanes])

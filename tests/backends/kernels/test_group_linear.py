@@ -113,7 +113,7 @@ def test_what_is_stored() -> None:
     op = GroupedLinear(1, 64, 3, 16)
     found = groups(op)
     found.kept[:] = [[True, False, True, True], [False] * 4, [False, True, False, False]]
-    for lanes, filled in ((4, 4), (8, 4), (16, 6)):  # sixteen lanes take groups in pairs
+    for lanes, filled in ((4, 4), (8, 4), (16, 8)):  # sixteen lanes take four groups at once
         streams = pack(Format(lanes, 16, 64, 3), found)
         assert streams.words.nbytes == 8 * filled
         assert len(streams.scales) == len(streams.zeros) == filled + lanes
@@ -138,7 +138,7 @@ def test_sparse_costs_less_where_groups_are_gone(lanes: int) -> None:
     op = GroupedLinear(1, 768, 2048, 16)
     (dense,), (sparse,) = DENSE.candidates(op, "dense", lanes), SPARSE.candidates(op, "block(1x16)", lanes)
     half, full = (join(replace(groups(op), kept=np.random.default_rng(0).random((2048, 48)) < d)) for d in (0.5, 1.0))
-    assert SPARSE.cost(sparse, half, profile) < 0.65 * DENSE.cost(dense, half, profile)
+    assert SPARSE.cost(sparse, half, profile) < 0.7 * DENSE.cost(dense, half, profile)
     assert SPARSE.cost(sparse, full, profile) > DENSE.cost(dense, full, profile)
 
 
