@@ -188,11 +188,17 @@ class Rest:
 
     def store(self, tail: Tail, row: Expr, positions: int, at: Expr) -> None:
         """Finish each position, its filters one by one."""
-        vectors = self.filters // self.width
+        rows = self.rows()
         for j in range(self.positions):
-            found = [self.sums[j * vectors + i] for i in range(vectors)]
-            lanes = [[emit.bind(vector.pick(sums, [lane]))] for sums in found for lane in range(self.width)]
-            tail.store_channels(lanes, row, positions, [at + j])
+            tail.store_channels([[sums[j]] for sums in rows], row, positions, [at + j])
+
+    def rows(self) -> list[list[Expr]]:
+        """The sums one by one: [filter][position]."""
+        vectors = self.filters // self.width
+        found = [[self.sums[j * vectors + i] for j in range(self.positions)] for i in range(vectors)]
+        return [
+            [emit.bind(vector.pick(sums, [lane])) for sums in column] for column in found for lane in range(self.width)
+        ]
 
 
 def _is_indexed(plan: Plan) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 from sparsec.backends.isa import Isa
 from sparsec.backends.kernels import emit, packing
 from sparsec.backends.kernels.blocks import Grid, Packed, grids, pack
-from sparsec.backends.kernels.convolution import Place, emit_places, emit_step
+from sparsec.backends.kernels.convolution import Place, Rest, emit_places, emit_step
 from sparsec.backends.kernels.dot import Arithmetic, arithmetic
 from sparsec.backends.kernels.epilogue import Tail
 from sparsec.backends.kernels.pad import pad_spec
@@ -75,7 +75,8 @@ class SparseKernel:
         def body(x: Expr, values: Expr, places: Expr, ends: Expr, *rest: Expr) -> None:
             tail = Tail(plan.op.epilogue, rest[:-1], rest[-1])
             streams = Streams(values, places, ends)
-            emit_places(plan, lambda _, place: _emit_panels(plan, grid, isa, way, x, streams, tail, place))
+            columns = plan.columns_with_rest
+            emit_places(plan, lambda _, place: _emit_panels(plan, grid, isa, way, x, streams, tail, place), columns)
 
         return emit.function([(way.dtype, plan.operand_elements), *sizes, *plan.tail_parameters], body)
 
@@ -95,7 +96,8 @@ class SparseKernel:
         plan, grid = Plan.of(spec), _grid(spec)
         assert weight is not None
         count = grid.count(elements_of(plan, weight))
-        price = sparse_cost(plan.op, plan_tiles(plan), (grid.rows, grid.steps), count, profile)
+        tiles_run = plan_tiles(plan, plan.columns_with_rest)
+        price = sparse_cost(plan.op, tiles_run, (grid.rows, grid.steps), count, profile)
         return preparation_cost(plan, profile) + price
 
 
@@ -127,26 +129,32 @@ def _emit_panels(
     together = max(1, _STORED // grid.rows)
     for span in row_spans(plan.filters, grid.rows * together):
         with emit.loop(span.count) as i:
-            first = span.start // grid.rows + i * together
+            first, row = span.start // grid.rows + i * together, span.start + i * span.step
             rows: list[list[Expr]] = []
+            rests: list[list[Expr]] = []
             for panel in range(-(-len(span.offsets) // grid.rows)):
-                rows += _panel_sums(plan, grid, isa, way, x, streams, first + panel, place)
-            tail.store_channels(
-                rows[: len(span.offsets)], span.start + i * span.step, plan.positions, place.at, place.valid
-            )
+                sums, rest = _panel_sums(plan, grid, isa, way, x, streams, first + panel, place)
+                rows, rests = rows + sums, rests + rest
+            held = len(span.offsets)
+            tail.store_channels(rows[:held], row, plan.positions, place.at, place.valid)
+            for j in range(place.rest):
+                column = [[sums[j]] for sums in rests[:held]]
+                tail.store_channels(column, row, plan.positions, [place.at[-1] + plan.tile.lanes + j])
 
 
 def _panel_sums(
     plan: Plan, grid: Grid, isa: Isa, way: Arithmetic, x: Expr, streams: Streams, panel: Expr, place: Place
-) -> list[list[Expr]]:
-    """Accumulators [row of the panel][vector]."""
+) -> tuple[list[list[Expr]], list[list[Expr]]]:
+    """Accumulators [row of the panel][vector], and [row of the panel][position of the rest]."""
     width = len(place.at)
     sums = emit.Registers(grid.rows * width, way.dtype, plan.tile.lanes)
+    rest = Rest.of(way, place, grid.rows, plan.tile.lanes)
     with emit.loop_range(streams.ends[panel], streams.ends[panel + 1]) as block:
         start = emit.bind(streams.places[block] + place.start)
         for step in range(grid.steps):
             at = [start + step * plan.walk.plane + offset for offset in place.offsets]
             weights = (block * grid.steps + step) * grid.rows
             emit_step(isa, way, x, at, streams.values, weights, sums, plan.tile.lanes)
+            rest.emit_step(x, at[-1] + plan.tile.lanes, streams.values, weights)
     found = [sums[i] for i in range(len(sums))]
-    return [found[i : i + width] for i in range(0, len(found), width)]
+    return [found[i : i + width] for i in range(0, len(found), width)], rest.rows()
