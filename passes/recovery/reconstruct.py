@@ -8,6 +8,7 @@ make of the same samples, so that a block also mends what earlier ones have spoi
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import onnx_ir as ir
 import torch
@@ -85,15 +86,38 @@ def reconstruct(
     owners = _owners(pieces, trainables)
     progress = Progress("reconstruct", steps_of(size(samples[0]), schedule) * sum(map(bool, owners)), reporter)
     kinds, fits = output_kinds(models[1]), []
-    for piece, mine in zip(pieces, owners, strict=True):
-        goal = teacher.compute(piece, {}, schedule.batch)
+    final = max((i for i, mine in enumerate(owners) if mine), default=-1)
+    for i, (piece, mine) in enumerate(zip(pieces[: final + 1], owners, strict=False)):
+        ends = None if i == final else teacher.compute(piece, {}, schedule.batch)
         if mine:
+            goal = _goal(teacher, piece, ends)
             fits.append((piece, _fit_block(piece, student, goal, mine, trainables, schedule, progress, kinds)))
-        with torch.no_grad():
-            parameters = tensors_of(_read(piece, trainables))
-        student.advance(piece, student.compute(piece, parameters, schedule.batch))
-        teacher.advance(piece, goal)
+        if ends is not None:
+            with torch.no_grad():
+                parameters = tensors_of(_read(piece, trainables))
+            student.advance(piece, student.compute(piece, parameters, schedule.batch))
+            teacher.advance(piece, ends)
     return fits
+
+
+Goal = tuple[Callable[[Tensor], Feeds], Callable[[Tensor], Feeds]]
+"""What the teacher's block gives for rows of the training samples, and of the validation samples."""
+
+
+def _goal(teacher: Side, piece: Piece, ends: tuple[Feeds, Feeds] | None) -> Goal:
+    """From the values at the block's end; computed anew each time without them.
+
+    The last block's are the model's outputs, which a language model has too many of to keep.
+    """
+    if ends is not None:
+        return partial(take, ends[0]), partial(take, ends[1])
+    computed = partial(_computed, teacher.executor, piece)
+    return partial(computed, teacher.train), partial(computed, teacher.apart)
+
+
+def _computed(executor: Executor, piece: Piece, feeds: Feeds, rows: Tensor) -> Feeds:
+    with torch.no_grad():
+        return executor.run_batch(take(feeds, rows), piece.ends)
 
 
 def _owners(pieces: Sequence[Piece], trainables: Sequence[Trainable]) -> list[list[Trainable]]:
@@ -114,7 +138,7 @@ def _read(piece: Piece, trainables: Sequence[Trainable]) -> list[Trainable]:
 def _fit_block(
     piece: Piece,
     student: Side,
-    goal: tuple[Feeds, Feeds],
+    goal: Goal,
     mine: Sequence[Trainable],
     trainables: Sequence[Trainable],
     schedule: Schedule,
@@ -130,7 +154,7 @@ def _fit_block(
         return squared(found[piece.ends[0]], wanted[piece.ends[0]])
 
     def loss_of(rows: Tensor) -> Tensor:
-        return loss(take(student.train, rows), take(goal[0], rows))
+        return loss(take(student.train, rows), goal[0](rows))
 
     def validate() -> float:
         return _mean_loss(loss, student.apart, goal[1], schedule.batch)
@@ -141,10 +165,12 @@ def _fit_block(
         raise DivergedError(piece.ends[0]) from error
 
 
-def _mean_loss(loss: Callable[[Feeds, Feeds], Tensor], feeds: Feeds, wanted: Feeds, batch: int) -> float:
+def _mean_loss(
+    loss: Callable[[Feeds, Feeds], Tensor], feeds: Feeds, wanted: Callable[[Tensor], Feeds], batch: int
+) -> float:
     """The loss over all samples, without gradients."""
     total = 0.0
     with torch.no_grad():
         for rows in batches(size(feeds), batch):
-            total += float(loss(take(feeds, rows), take(wanted, rows))) * len(rows)
+            total += float(loss(take(feeds, rows), wanted(rows))) * len(rows)
     return total / size(feeds)
