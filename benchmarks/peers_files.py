@@ -24,7 +24,8 @@ class Files:
     """Where the network stands, in each form; `layers` is the folder of its float32 layers."""
 
     float32_onnx: Path
-    int8_onnx: Path
+    s8s8_onnx: Path
+    u8s8_onnx: Path
     layers: Path
     float32_tflite: Path
     int8_tflite: Path
@@ -36,11 +37,13 @@ def write(net: Network, folder: Path) -> Files:
     Raises:
         RuntimeError: If the environment that writes TensorFlow Lite cannot be made.
     """
-    made = Files(*(folder / name for name in ("float32.onnx", "int8.onnx", "float32", "float32.tflite", "int8.tflite")))
+    names = ("float32.onnx", "s8s8.onnx", "u8s8.onnx", "float32", "float32.tflite", "int8.tflite")
+    made = Files(*(folder / name for name in names))
     onnx.save(net.folded, made.float32_onnx)
-    onnx.save(net.quantized, made.int8_onnx)
+    onnx.save(net.s8s8, made.s8s8_onnx)
+    onnx.save(net.u8s8, made.u8s8_onnx)
     tflite(net.folded, made.float32_tflite, made.layers)
-    tflite(net.quantized, made.int8_tflite, folder / "int8")
+    tflite(net.s8s8, made.int8_tflite, folder / "int8")
     return made
 
 
@@ -59,8 +62,8 @@ def tflite(model: onnx.ModelProto, file: Path, layers: Path, *, sparse: bool = F
 
 def for_workers(net: Network, folder: Path) -> list[tuple[str, str, Path]]:
     """Engine, what the network is, and file."""
-    dense = {"float32": net.folded, "int8": net.quantized}
-    sparse = {"float32, 4x4 at 0.5": net.pruned, "int8, 4x4 at 0.5": net.pruned_quantized}
+    dense = {"float32": net.folded, "int8": net.u8s8}
+    sparse = {"float32, 4x4 at 0.5": net.pruned, "int8, 4x4 at 0.5": net.pruned_u8s8}
     found = []
     for number, (name, model) in enumerate((dense | sparse).items()):
         file = folder / f"opset13-{number}.onnx"
@@ -68,7 +71,7 @@ def for_workers(net: Network, folder: Path) -> list[tuple[str, str, Path]]:
         found += [
             (engine, name, file) for engine in ("openvino", "deepsparse") if name in dense or engine != "openvino"
         ]
-    for name, model in dense.items():
+    for name, model in (("float32", net.folded), ("int8", net.s8s8)):
         file = folder / f"{name}-x86.tflite"
         tflite(model, file, folder / f"{name}-x86")
         found.append(("litert", name, file))

@@ -42,18 +42,20 @@ class Network:
     Attributes:
         model: float32, as it comes.
         folded: float32, batch normalization folded, opset 21, which all peers know.
-        quantized: int8 by onnxruntime's static quantizer: QDQ, per channel.
+        s8s8: int8 by onnxruntime's static quantizer: QDQ, weights per channel, signed activations, its default.
+        u8s8: The same with unsigned activations, which x86 multiplies faster.
         pruned: float32 with the weights of our sparse variant.
-        pruned_quantized: The same in int8, as `quantized`.
+        pruned_u8s8: The same, quantized.
         calibration: Inputs with a leading axis of samples.
         inputs: One input.
     """
 
     model: onnx.ModelProto
     folded: onnx.ModelProto
-    quantized: onnx.ModelProto
+    s8s8: onnx.ModelProto
+    u8s8: onnx.ModelProto
     pruned: onnx.ModelProto
-    pruned_quantized: onnx.ModelProto
+    pruned_u8s8: onnx.ModelProto
     calibration: Arrays
     inputs: Arrays
 
@@ -66,8 +68,9 @@ def network() -> Network:
     calibration = {name: np.asarray(array) for name, array in entry.inputs("calibration", 32).items()}
     inputs = {name: np.asarray(array[0]) for name, array in entry.inputs("heldout", 1).items()}
     folded, pruned = fold(model), fold(model, VARIANTS["sparse int8, 4x4 at 0.5"][:1])
-    int8 = [quantize(each, calibration) for each in (folded, pruned)]
-    return Network(model, folded, int8[0], pruned, int8[1], calibration, inputs)
+    s8s8 = quantize(folded, calibration)
+    u8s8, pruned_u8s8 = (quantize(each, calibration, unsigned=True) for each in (folded, pruned))
+    return Network(model, folded, s8s8, u8s8, pruned, pruned_u8s8, calibration, inputs)
 
 
 def compiled(target: str, folder: Path) -> dict[str, Artifact]:
@@ -100,9 +103,11 @@ def older(model: onnx.ModelProto, opset: int, version: int) -> onnx.ModelProto:
     return copy
 
 
-def quantize(model: onnx.ModelProto, calibration: Arrays, samples: int = 8) -> onnx.ModelProto:
+def quantize(
+    model: onnx.ModelProto, calibration: Arrays, samples: int = 8, *, unsigned: bool = False
+) -> onnx.ModelProto:
     """The peers' int8 model, by onnxruntime's static quantizer: QDQ, per channel."""
-    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
     class Samples(CalibrationDataReader):  # type: ignore[misc]
         """Calibration samples one by one, as the quantizer wants them."""
@@ -119,7 +124,14 @@ def quantize(model: onnx.ModelProto, calibration: Arrays, samples: int = 8) -> o
         onnx.save(model, source)
         logging.disable(logging.WARNING)  # it advises to run what has been run
         try:
-            quantize_static(source, target, Samples(), quant_format=QuantFormat.QDQ, per_channel=True)
+            quantize_static(
+                source,
+                target,
+                Samples(),
+                quant_format=QuantFormat.QDQ,
+                per_channel=True,
+                activation_type=QuantType.QUInt8 if unsigned else QuantType.QInt8,
+            )
         finally:
             logging.disable(logging.NOTSET)
         return onnx.load(target)

@@ -43,6 +43,7 @@ class Contender:
     engine: str
     passes: tuple[str, ...] = ()
     int8: bool = False
+    unsigned: bool = False
     sparse: bool = False
 
 
@@ -50,7 +51,8 @@ DENSE_ROWS = (
     Contender("float32", "sparsec"),
     Contender("int8", "sparsec", ("quantize",), int8=True),
     Contender("onnxruntime-web float32", "onnxruntime-web"),
-    Contender("onnxruntime-web int8", "onnxruntime-web", int8=True),
+    Contender("onnxruntime-web int8, s8s8", "onnxruntime-web", int8=True),
+    Contender("onnxruntime-web int8, u8s8", "onnxruntime-web", int8=True, unsigned=True),
     Contender("TensorFlow.js float32", "tfjs"),
     Contender("LiteRT.js float32", "litert"),
     Contender("LiteRT.js int8", "litert", int8=True),
@@ -61,18 +63,24 @@ def tables(rounds: int = 21) -> Iterator[str]:
     """Markdown: the dense stacks in Node and Chromium, the sparse stack in Chromium."""
     install_peers()
     dense = {f"[{c}, {c}, {size * size}]": stack(c, size, stem=False) for c, size in SHAPES}
-    yield _table("1x1 convolutions in Node", {shape: _node(model, rounds) for shape, model in dense.items()})
+    found = {shape: _node(model, rounds) for shape, model in dense.items()}
+    yield _table("1x1 convolutions in Node", found, "onnxruntime-web int8")
     lacking = browser.missing()
     if lacking:
         yield f"### 1x1 convolutions in Chromium\n\nLeft out: {lacking}.\n"
         return
     title = f"1x1 convolutions in {browser.version()}"
-    yield _table(title, {shape: _chromium(model, DENSE_ROWS, rounds) for shape, model in dense.items()})
+    found = {shape: _chromium(model, DENSE_ROWS, rounds) for shape, model in dense.items()}
+    yield _table(title, found, "onnxruntime-web int8")
     channels, size, density = SPARSE
     positions = ((size + 1) // 2) ** 2
-    found = _chromium(stack(channels, size, stem=True), _sparse_rows(density), rounds)
+    found = {
+        f"[{channels}, {channels}, {positions}]": _chromium(
+            stack(channels, size, stem=True), _sparse_rows(density), rounds
+        )
+    }
     title = f"Sparse 1x1 convolutions, density {density}, in {browser.version()}"
-    yield _table(title, {f"[{channels}, {channels}, {positions}]": found})
+    yield _table(title, found, "LiteRT.js float32, unstructured")
 
 
 def _sparse_rows(density: float) -> tuple[Contender, ...]:
@@ -148,7 +156,7 @@ def _entries(model: onnx.ModelProto, rows: Sequence[Contender], folder: Path) ->
 
 def _peer_file(row: Contender, model: onnx.ModelProto, samples: Any, place: Path) -> Path:
     if row.int8:
-        model = peers_models.quantize(model, {"image": samples}, len(samples))
+        model = peers_models.quantize(model, {"image": samples}, len(samples), unsigned=row.unsigned)
     if row.engine == "onnxruntime-web":
         onnx.save(model, place.with_suffix(".onnx"))
         return place.with_suffix(".onnx")
@@ -157,26 +165,22 @@ def _peer_file(row: Contender, model: onnx.ModelProto, samples: Any, place: Path
     return place if row.engine == "tfjs" else file
 
 
-def _table(title: str, found: Mapping[str, Mapping[str, Any]]) -> str:
-    """Microseconds of one convolution, and how often each is faster than the slowest peer of its precision."""
-    names = list(next(iter(found.values())))
-    rival = next((name for name in names if name == "onnxruntime-web int8"), "LiteRT.js float32, unstructured")
+def _table(title: str, found: Mapping[str, Mapping[str, Any]], rival: str) -> str:
+    """Microseconds of one convolution, and how often each is faster than a rival, the fastest whose name begins so."""
+    shapes = {
+        shape: {name: 1e3 * median(each["times"]) / LAYERS for name, each in rows.items() if not each["error"]}
+        for shape, rows in found.items()
+    }
+    best = {shape: min(us for name, us in rows.items() if name.startswith(rival)) for shape, rows in shapes.items()}
     lines = [
         f"| microseconds of one convolution (against {rival}) | " + " | ".join(found) + " |",
         "| --- |" + " ---: |" * len(found),
     ]
-    refused = {}
-    for name in names:
-        cells = []
-        for each in found.values():
-            if each[name]["error"]:
-                refused[name] = each[name]["error"].splitlines()[0]
-                cells.append("")
-                continue
-            one, other = (1e3 * median(each[key]["times"]) / LAYERS for key in (name, rival))
-            cells.append(f"{one:.0f} ({other / one:.2f}x)")
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    lines += [f"\nLeft out: {name}: {why}" for name, why in refused.items()]
+    for name in next(iter(shapes.values())):
+        cells = [f"{rows[name]:.0f} ({best[shape] / rows[name]:.2f}x)" for shape, rows in shapes.items()]
+        lines.append("| " + " | ".join([name, *cells]) + " |")
+    refused = {name: each["error"] for rows in found.values() for name, each in rows.items() if each["error"]}
+    lines += [f"\nLeft out: {name}: {why.splitlines()[0]}" for name, why in refused.items()]
     return f"### {title}\n\n" + "\n".join(lines) + "\n"
 
 

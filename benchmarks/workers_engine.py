@@ -26,6 +26,7 @@ def openvino(path: str, inputs: Inputs) -> Started:
 
     core = ov.Core()
     config = {"INFERENCE_NUM_THREADS": 1, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+    config["ENABLE_CPU_PINNING"] = False  # it would stay on a core where others run
     request = core.compile_model(path, "CPU", config).create_infer_request()
     return f"OpenVINO {ov.__version__.partition('-')[0]}", lambda: request.infer(inputs)[0]
 
