@@ -22,6 +22,7 @@ from sparsec.backends.kernels.product_cost import sparse_cost
 from sparsec.backends.kernels.reference import finish_channels
 from sparsec.compiler.lowering.kernel import Array, KernelSpec, Profile
 from sparsec.compiler.lowering.ops import Op
+from sparsec.compiler.pattern import Block, parse_pattern
 
 Expr = Any
 _VECTORS = {8: (3, 2, 1), 4: (6, 4, 3, 2, 1), 2: (6, 4, 3), 1: (8, 4)}
@@ -102,7 +103,12 @@ class SparseKernel:
 
 
 def _grids(pattern: str, dtype: str, taps: int, depth: int, lanes: int) -> list[Grid]:
-    """Blocks to try. WebAssembly is compiled to worse code where a turn of the loop takes several steps."""
+    """Blocks to try; none where single float32 weights are zero, which is `row_masks`' work.
+
+    WebAssembly is compiled to worse code where a turn of the loop takes several steps.
+    """
+    if dtype == "float32" and not isinstance(parse_pattern(pattern), Block):
+        return []
     found = grids(pattern, dtype, taps, depth)
     return [Grid(grid.rows, 1) for grid in found] if lanes == _NARROW else found
 

@@ -28,7 +28,7 @@ PATTERNS = ("block(4x4)", "block(4x1)", "block(1x4)", "block(2x4)", "block(8x4)"
 @pytest.mark.parametrize(("isa", "dtype"), VARIETY)
 def test_every_pattern(isa: str, dtype: str, tmp_path: Path) -> None:
     problems = []
-    for i, pattern in enumerate(PATTERNS):
+    for i, pattern in enumerate(PATTERNS if dtype == "uint8" else (*PATTERNS[:-1], "block(2x1)")):
         chosen = (AFFINE, REQUANTIZE, REQUANTIZE_SUM, RESIDUAL, PLAIN_SUM, REQUANTIZE)[i]
         op = Convolution(dtype, 16 + i, 15 + i, (3, 5 + i), epilogue=chosen)
         weight = pruned(dtype, pattern, op.filters, op.channels, 1, 1)
@@ -49,6 +49,17 @@ def test_wide_kernels_and_tokens(isa: str, dtype: str, tmp_path: Path) -> None:
     assert check(KERNEL, problems, isa, tmp_path) == len(problems)
 
 
+@pytest.mark.parametrize(("isa", "dtype"), VARIETY)
+def test_positions_behind_the_last_vector(isa: str, dtype: str, tmp_path: Path) -> None:
+    problems = []
+    for i, (pattern, epilogue) in enumerate(
+        (("block(8x4)", REQUANTIZE), ("block(4x4)", RESIDUAL), ("block(2x4)", REQUANTIZE_SUM), ("block(1x4)", AFFINE))
+    ):
+        op = Convolution(dtype, 16, 18 + i, (7, 7) if i % 2 else (3, 11), epilogue=epilogue)
+        problems.append(convolution_problem(op, i, pruned(dtype, pattern, op.filters, 16, 1, 1), pattern))
+    assert check(KERNEL, problems, isa, tmp_path) == len(problems)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "uint8"])
 def test_a_weight_of_zeros(dtype: str, tmp_path: Path) -> None:
     op = Convolution(dtype, 8, 8, (2, 9), epilogue=REQUANTIZE)
@@ -59,6 +70,7 @@ def test_a_weight_of_zeros(dtype: str, tmp_path: Path) -> None:
 def test_dense_weights_are_not_its_job() -> None:
     assert not list(KERNEL.candidates(Convolution("float32", 8, 8, (4, 4)), "dense", 8))
     assert not list(KERNEL.candidates(Convolution("float32", 8, 8, (4, 4), groups=2), "block(4x4)", 8))
+    assert not list(KERNEL.candidates(Convolution("float32", 8, 8, (4, 4)), "unstructured", 8))
 
 
 def test_price_follows_density() -> None:
