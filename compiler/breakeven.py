@@ -15,7 +15,7 @@ import numpy as np
 from sparsec.compiler.errors import RecipeError
 from sparsec.compiler.lowering.expression import Builder
 from sparsec.compiler.lowering.kernel import Array, Backend, KernelSpec
-from sparsec.compiler.lowering.ops import Convolution, Epilogue, Linear
+from sparsec.compiler.lowering.ops import Convolution, Epilogue, GroupedLinear, Linear
 from sparsec.compiler.lowering.program import LayerChoice
 from sparsec.compiler.lowering.repricing import (
     pays_from,
@@ -33,13 +33,17 @@ _PATTERNS = tuple(
     )
 )  # fmt: skip
 """Asked for unless others are; what no kernel of the back end exploits is left out."""
-PRECISIONS = ("float32", "int8")
+_GROUPS = tuple(Block(1, size) for size in (16, 32, 64, 128))
+"""Of 4-bit weights: whole groups are zero, and a group has a scale of its own."""
+PRECISIONS = ("float32", "int8", "int4")
+"""Of weights; activations are float32 with int4 weights, else as the weights."""
 MOST_CURVES = 6
 """Of one report."""
 _MOST_REPORTED = 1 << 22
 """Weights of a layer that gets a curve in a report: large ones take seconds."""
 DENSITIES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 """Points of a curve, where the pattern can have any density."""
+_Operation = Convolution | Linear | GroupedLinear
 _SEED = 0
 _MOST_WEIGHTS = 1 << 26
 _TEXT = re.compile(r"(\d{1,5})x(\d{1,5})x(\d{1,6})(?:x(\d{1,2})x(\d{1,2}))?")
@@ -144,10 +148,21 @@ def curves_of(
 ) -> Iterator[Curve]:
     """The map's part of one layer; see `curves`."""
     for precision in precisions:
-        problem = _Problem.of(backend, shape, precision)
-        if problem is not None:
-            found = (problem.curve(pattern, densities) for pattern in patterns or patterns_for(shape))
-            yield from (curve for curve in found if curve is not None)
+        known: dict[int, _Problem | None] = {}
+        for pattern in patterns or patterns_for(shape, _GROUPS if precision == "int4" else _PATTERNS):
+            group = _group(pattern) if precision == "int4" else 0
+            if group not in known:
+                known[group] = _Problem.of(backend, shape, precision, group)
+            problem = known[group]
+            curve = problem.curve(pattern, densities) if problem else None
+            if curve is not None:
+                yield curve
+
+
+def _group(pattern: str) -> int:
+    """The group size of 4-bit weights of which whole groups are zero; 1, of which there is no kernel, for others."""
+    parsed = parse_pattern(pattern)
+    return parsed.cols if isinstance(parsed, Block) and parsed.rows == 1 else 1
 
 
 def patterns_for(shape: Shape, patterns: Sequence[Pattern] = _PATTERNS) -> list[str]:
@@ -204,18 +219,18 @@ def _shape_of(layer: LayerChoice) -> Shape | None:
 
 @dataclass(frozen=True, slots=True)
 class _Problem:
-    """A layer in one precision, with its dense price and a weight without zeros."""
+    """A layer in one precision (and group size), with its dense price and a weight without zeros."""
 
     backend: Backend
     shape: Shape
     precision: str
-    op: Convolution | Linear
+    op: _Operation
     weight: Array
     rival: float
 
     @classmethod
-    def of(cls, backend: Backend, shape: Shape, precision: str) -> "_Problem | None":
-        op, weight = operation(shape, precision), full_weight(shape, precision)
+    def of(cls, backend: Backend, shape: Shape, precision: str, group: int) -> "_Problem | None":
+        op, weight = operation(shape, precision, group), full_weight(shape, precision)
         dense = price_specs(backend, _candidates(backend, op, "dense"), weight)
         return cls(backend, shape, precision, op, weight, dense[0][0]) if dense else None
 
@@ -232,12 +247,20 @@ class _Problem:
         return Curve(self.shape, pattern, self.precision, tuple(points), ratios, paying, self.rival)
 
 
-def _candidates(backend: Backend, op: Convolution | Linear, pattern: str) -> list[KernelSpec]:
+def _candidates(backend: Backend, op: _Operation, pattern: str) -> list[KernelSpec]:
     return [spec for kernel in backend.kernels.values() for spec in kernel.candidates(op, pattern, backend.lanes)]
 
 
-def operation(shape: Shape, precision: str) -> Convolution | Linear:
-    """What a layer of this shape computes: a bias and an activation follow, and codes where codes came."""
+def operation(shape: Shape, precision: str, group: int = 0) -> _Operation:
+    """What a layer of this shape computes: a bias and an activation follow, and codes where codes came.
+
+    Args:
+        shape: Of the layer.
+        precision: One of `PRECISIONS`.
+        group: Weights that share a scale, for ``int4``.
+    """
+    if precision == "int4":
+        return GroupedLinear(shape.positions, shape.inputs, shape.outputs, group, _EPILOGUES["float32"])
     dtype = "uint8" if precision == "int8" else "float32"
     if shape.positions == 1 and shape.kernel == (1, 1):
         return Linear(dtype, 1, shape.inputs, shape.outputs, _EPILOGUES[precision])
@@ -253,6 +276,10 @@ def operation(shape: Shape, precision: str) -> Convolution | Linear:
     )
 
 
+_ONE_AND_EIGHT = 0x3C00_8080
+"""An element of a 4-bit group of scale 1 and zero point 8, of code 0."""
+
+
 def _sides(positions: int) -> tuple[int, int]:
     """Height and width, as nearly square as the number of positions allows."""
     height = next(side for side in range(isqrt(positions), 0, -1) if positions % side == 0)
@@ -260,9 +287,11 @@ def _sides(positions: int) -> tuple[int, int]:
 
 
 def full_weight(shape: Shape, precision: str) -> Array:
-    """Seeded random weights without a zero: float32, or int8 codes."""
+    """Seeded random weights without a zero: float32, int8 codes, or elements of 4-bit groups (see `groups.join`)."""
     generator = np.random.default_rng(_SEED)
     taps = shape.kernel if shape.kernel != (1, 1) or shape.positions > 1 else ()
+    if precision == "int4":
+        return generator.integers(_ONE_AND_EIGHT, _ONE_AND_EIGHT + 16, (shape.outputs, shape.inputs), dtype=np.uint32)
     values = generator.uniform(0.5, 1.0, (shape.outputs, shape.inputs, *taps)).astype(np.float32)
     return np.round(127 * values).astype(np.int8) if precision == "int8" else values
 

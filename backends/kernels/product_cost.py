@@ -10,7 +10,9 @@ Besides those of `sparsec.backends.kernels.cost`, with ``<dtype>`` ``float32`` o
 - ``load_macs``: multiply-accumulate instructions in whose time one vector is loaded, or one weight broadcast;
 - ``spill_factor``: slowdown of a tile that does not fit the registers;
 - ``tile_us``: microseconds to start and finish a register tile, its epilogue's arithmetic aside;
-- ``block_us``: microseconds to find the operand of one nonzero block.
+- ``block_us``: microseconds to find the operand of one nonzero block;
+- ``mask_us``: microseconds more of a step that is taken by a row mask, of turning to the next mask included;
+- ``pair_us``: microseconds more of a pair of words.
 """
 
 from collections.abc import Iterable
@@ -207,10 +209,10 @@ def pairs_cost(op: Convolution, tiles: Iterable[tuple[int, int, float]], pairs: 
     compute = finish = streamed = 0.0
     for rows, vectors, count in tiles:
         share = count * rows / op.filters
-        loads = (2 * vectors + rows + 1) * profile["load_macs"] * mac_us("float32", profile)
+        loads = (2 * vectors + rows + 1) * profile["load_macs"] * mac_us(op.dtype, profile)
         work = max((rows + _SELECT) * vectors * mac_us(op.dtype, profile), loads)
         spills = profile["spill_factor"] if rows * vectors + vectors + 2 > profile["vector_registers"] else 1.0
-        compute += share * pairs * (work * spills + profile["block_us"])
+        compute += share * pairs * (work * spills + profile["pair_us"])
         finish += count * (profile["tile_us"] + epilogue_us(op.epilogue, rows * vectors, profile))
         streamed += share * pairs * 4 * (rows + 3) / profile["bytes_per_us"]
     return profile["call_us"] + max(compute, streamed) + finish
@@ -220,7 +222,7 @@ def _masked_us(rows: int, height: int, vectors: int, profile: Profile) -> float:
     """One step for some rows of a panel; all rows' sums stay in registers, and none waits for the step before."""
     macs = max(rows * vectors, (rows + vectors) * profile["load_macs"])
     spills = profile["spill_factor"] if height * vectors + vectors + 1 > profile["vector_registers"] else 1.0
-    return macs * mac_us("float32", profile) * spills + profile["block_us"]
+    return macs * mac_us("float32", profile) * spills + profile["mask_us"]
 
 
 def matvec_cost(dtype: str, macs: float, nbytes: float, rows: int, epilogue: Epilogue, profile: Profile) -> float:

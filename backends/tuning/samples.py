@@ -16,7 +16,7 @@ from sparsec.backends.tuning.timing import Case
 from sparsec.compiler.breakeven import Shape, full_weight, operation
 from sparsec.compiler.lowering.expression import Builder
 from sparsec.compiler.lowering.kernel import Array, Kernel, KernelSpec, Profile
-from sparsec.compiler.lowering.ops import Convolution, Elementwise, Linear, Op, Operand, Pad
+from sparsec.compiler.lowering.ops import Convolution, Elementwise, GroupedLinear, Linear, Op, Operand, Pad
 from sparsec.compiler.lowering.repricing import Thinning
 from sparsec.compiler.pattern import parse_pattern
 
@@ -71,6 +71,10 @@ def _layers() -> Iterator[tuple[str, Op, Array, Sequence[tuple[str, float]]]]:
             patterns = [p for p in _PATTERNS if shape.kernel == (1, 1) or p[0] == "unstructured"]
             op, weight = operation(shape, precision), full_weight(shape, precision)
             yield f"{precision} {shape}", op, weight, [_DENSE, *patterns]
+    for group in (16, 64):
+        shape = Shape(1024, 512, 1)
+        patterns = [_DENSE, (f"block(1x{group})", 0.5)]
+        yield f"int4 {shape}", operation(shape, "int4", group), full_weight(shape, "int4"), patterns
     tokens = Shape(128, 128, 64)
     yield "tokens", Linear("float32", 64, 128, 128), full_weight(tokens, "float32").reshape(128, 128), [_DENSE]
     for dtype in ("float32", "uint8"):
@@ -129,6 +133,6 @@ def _elements(op: Op) -> int:
     """At least as many 32-bit elements as any operand or the output has."""
     if isinstance(op, Convolution):
         return max(op.channels * prod(op.size), op.filters * prod(op.out_size))
-    if isinstance(op, Linear):
+    if isinstance(op, Linear | GroupedLinear):
         return op.positions * max(op.inputs, op.outputs)
     return op.out_elements if isinstance(op, Pad) else prod(op.shape) if isinstance(op, Elementwise) else 0

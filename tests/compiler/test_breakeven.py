@@ -7,7 +7,8 @@ import pytest
 from sparsec.backends.targets import backend
 from sparsec.compiler.breakeven import PRECISIONS, SHAPES, Shape, curves, full_weight, operation, patterns_for
 from sparsec.compiler.errors import RecipeError
-from sparsec.compiler.lowering.ops import Convolution, Linear
+from sparsec.compiler.lowering.groups import split
+from sparsec.compiler.lowering.ops import Convolution, GroupedLinear, Linear
 from sparsec.compiler.lowering.repricing import MARGIN
 from sparsec.compiler.lowering.select import choose
 from sparsec.compiler.pattern import parse_pattern
@@ -36,7 +37,10 @@ def test_what_is_no_shape_is_refused(text):
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_a_shape_becomes_an_operation_of_its_size(shape, precision):
     op, weight = operation(shape, precision), full_weight(shape, precision)
-    if isinstance(op, Convolution):
+    if precision == "int4":
+        assert isinstance(op, GroupedLinear)
+        assert (op.positions, weight.shape) == (shape.positions, (op.outputs, op.inputs))
+    elif isinstance(op, Convolution):
         assert op.out_size[0] * op.out_size[1] == shape.positions
         assert weight.shape == (op.filters, op.channels, *op.kernel)
     else:
@@ -67,15 +71,31 @@ def test_it_pays_where_the_ratio_says_so():
 
 
 def test_selection_agrees_with_the_map():
-    for curve in curves(WASM, SMALL, ("block(4x4)",)):
+    for curve in curves(WASM, SMALL, ("block(4x4)",), ("float32", "int8")):
         assert curve.pays_from is not None
         op, weight = operation(curve.shape, curve.precision), full_weight(curve.shape, curve.precision)
         scores = np.abs(weight.reshape(len(weight), -1).astype(np.float64))
-        for density, taken in ((curve.pays_from, True), (curve.pays_from + 0.02, False)):
+        for density, taken in ((curve.pays_from, True), (min(curve.pays_from + 0.02, 1.0), curve.pays_from > 0.98)):
             mask = parse_pattern(curve.pattern).project(scores, density).reshape(weight.shape)
             choice = choose(WASM, op, weight * mask, curve.pattern)
             assert (choice.refused == "") == taken, (curve, choice)
             assert choice.rival_price == curve.rival
+
+
+def test_groups_of_four_bits_are_mapped_for_single_tokens():
+    found = curves(WASM, SMALL, precisions=("int4",))
+    assert {(str(curve.shape), curve.pattern) for curve in found} == {
+        ("256x128x1", f"block(1x{group})") for group in (16, 32, 64, 128)
+    }
+    assert all(curve.ratios[5] > 1 for curve in found), "half of the groups are skipped"
+
+
+def test_random_groups_are_read_back():
+    found = split(full_weight(SMALL[1], "int4"), 16)
+    assert (found.scales == 1).all()
+    assert (found.zeros == 8).all()
+    assert found.kept.all()
+    assert set(np.unique(found.codes)) == set(range(16))
 
 
 def test_a_pattern_without_a_kernel_is_left_out():
