@@ -2,6 +2,7 @@
 """The files that peers read: ONNX, layers for TensorFlow.js, TensorFlow Lite."""
 
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,11 +33,7 @@ class Files:
 
 
 def write(net: Network, folder: Path) -> Files:
-    """The network in the forms that web peers read.
-
-    Raises:
-        RuntimeError: If the environment that writes TensorFlow Lite cannot be made.
-    """
+    """The network in the forms that web peers read."""
     names = ("float32.onnx", "s8s8.onnx", "u8s8.onnx", "float32", "float32.tflite", "int8.tflite")
     made = Files(*(folder / name for name in names))
     onnx.save(net.folded, made.float32_onnx)
@@ -48,15 +45,21 @@ def write(net: Network, folder: Path) -> Files:
 
 
 def tflite(model: onnx.ModelProto, file: Path, layers: Path, *, sparse: bool = False) -> None:
-    """Write a model as TensorFlow Lite, through a folder of layers.
+    """Write a model as layers, in a folder, and as TensorFlow Lite.
+
+    Without the environment that writes TensorFlow Lite the file stays away, and engines that want it are left out.
 
     Raises:
-        RuntimeError: If the environment that writes it cannot be made.
         subprocess.CalledProcessError: If writing fails.
     """
     layers.mkdir(exist_ok=True)
     peers_layers.write(model, layers)
-    command = [str(python("litert")), str(HERE / "peers_tflite.py"), str(layers), str(file)]
+    try:
+        writer = python("litert")
+    except RuntimeError as error:
+        print(f"No '{file.name}': {error}", file=sys.stderr)
+        return
+    command = [str(writer), str(HERE / "peers_tflite.py"), str(layers), str(file)]
     subprocess.run([*command, "sparse"] if sparse else command, check=True, capture_output=True)
 
 

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -26,7 +27,7 @@ ENVIRONMENTS: Mapping[str, tuple[str, ...]] = {
     "litert": ("ai-edge-litert==2.3.0", "numpy==2.4.6"),
 }
 """Packages by engine; DeepSparse, whose last version this is, needs old ones, and Python 3.11."""
-_PYTHON = "3.11"
+_OLD_PYTHON = {"deepsparse": "python3.11"}
 
 
 class Worker:
@@ -102,9 +103,9 @@ def python(engine: str) -> Path:
     packages = "\n".join(ENVIRONMENTS[engine])
     if stamp.exists() and stamp.read_text("utf-8") == packages:
         return found
-    base = shutil.which(f"python{_PYTHON}")
+    base = shutil.which(_OLD_PYTHON.get(engine, sys.executable))
     if base is None:
-        msg = f"'{engine}' needs Python {_PYTHON}, and there is no 'python{_PYTHON}' on the path."
+        msg = f"'{engine}' needs '{_OLD_PYTHON[engine]}', which is not on the path."
         raise RuntimeError(msg)
     shutil.rmtree(folder, ignore_errors=True)
     install = [str(found), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *ENVIRONMENTS[engine]]
