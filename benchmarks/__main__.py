@@ -11,7 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import sparsec
-from benchmarks import efficientnet, gqsa, inner_loops, instructions, instructions_qemu, peers_stacks, peers_start
+from benchmarks import (
+    efficientnet,
+    gqsa,
+    inner_loops,
+    instructions,
+    instructions_qemu,
+    peers_stacks,
+    peers_start,
+    threads,
+)
 
 DOC = Path(__file__).resolve().parent.parent / "docs" / "benchmarks.md"
 
@@ -37,6 +46,7 @@ SECTIONS = {
     "efficientnet": Section("EfficientNet-Lite0", efficientnet.__doc__, efficientnet.tables),
     "start": Section("Size and first answer", peers_start.__doc__, lambda: [peers_start.table()]),
     "stacks": Section("Layers on WebAssembly", peers_stacks.__doc__, peers_stacks.tables),
+    "threads": Section("Two threads", threads.__doc__, lambda: ["\n".join(threads.table()) + "\n"], threads.missing),
     "gqsa": Section("4-bit groups times a vector", gqsa.__doc__, gqsa.tables),
     "instructions": Section(
         "ARM instructions", instructions.__doc__, lambda: [instructions.table()], instructions_qemu.missing

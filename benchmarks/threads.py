@@ -26,6 +26,7 @@ from onnx import TensorProto, helper, numpy_helper
 from sparsec.backends import isa, link
 from sparsec.compiler import driver
 from sparsec.compiler.artifact import Artifact
+from sparsec.compiler.target import cores
 from sparsec.models.catalog import find
 
 HERE = Path(__file__).resolve().parent
@@ -75,6 +76,11 @@ def table(rounds: int = 101) -> Iterator[str]:
             code = two.manifest.code_bytes / one.manifest.code_bytes
             numbers = (f"{times.one:.1f}", f"{times.two:.1f}", f"{times.one / times.two:.2f}x", f"{times.best:.2f}x")
             yield f"| {case.name} | {variant} | {' | '.join(numbers)} | {code:.2f} |"
+
+
+def missing() -> str | None:
+    """What this machine lacks."""
+    return None if cores() >= THREADS else f"this process may use {cores()} core, it takes {THREADS}"
 
 
 def cases() -> Iterator[Case]:
