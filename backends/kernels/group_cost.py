@@ -10,10 +10,10 @@ from sparsec.backends.kernels.product_cost import epilogue_us
 from sparsec.compiler.lowering.kernel import Array, Profile
 from sparsec.compiler.lowering.ops import GroupedLinear
 
-_UNPACK = {4: 3.5, 8: 3.5, 16: 2.0}
+_UNPACK = {4: 2.5, 8: 2.2, 16: 1.0}
 """Instructions from a nibble to a weight, by lanes: shift, mask, conversion, scale; or shift, table, scale."""
-_MULTIPLY = {4: 2.0, 8: 1.0, 16: 1.0}
-"""Instructions for a token: load, multiply and add; or one that does it all."""
+_MULTIPLY = {4: 5.0, 8: 2.2, 16: 2.2}
+"""The same for a token, by what it takes: loads are what there is least of."""
 _WIDEN = 9.0
 """Instructions for a vector of scales and zero points."""
 _ROW, _TOKEN = 20.0, 4.0
@@ -23,16 +23,18 @@ _OVERLAP = 2.0
 
 
 def group_cost(
-    op: GroupedLinear, form: Format, kept: Sequence[int] | Array, *, sparse: bool, profile: Profile
+    op: GroupedLinear, form: Format, kept: Sequence[int] | Array, together: int, *, sparse: bool, profile: Profile
 ) -> float:
-    """Microseconds of a product with so many kept groups in each row."""
+    """Microseconds of a product with so many kept groups in each row; `together` tokens share an unpacked weight."""
     counts = np.asarray(kept, np.int64)
     steps = float((-(-counts // form.together)).sum())
-    nibble = _UNPACK[form.lanes] + _MULTIPLY[form.lanes] * op.positions
-    step = form.units * (1 + NIBBLES[form.lanes] * nibble) + form.together * (3 if sparse else 2)
-    widened = _WIDEN * steps * form.together / form.lanes
-    instructions = steps * step + widened + form.outputs * (_ROW + _TOKEN * op.positions)
+    blocks = -(-op.positions // together)
+    unit = 1 + NIBBLES[form.lanes] * _UNPACK[form.lanes]
+    shared = form.units * unit + form.together * ((3 if sparse else 2) + _WIDEN / form.lanes)
+    own = form.units * NIBBLES[form.lanes] * _MULTIPLY[form.lanes]
+    instructions = steps * (blocks * shared + op.positions * own)
+    instructions += form.outputs * (blocks * _ROW + op.positions * _TOKEN)
     compute = instructions * form.lanes / (_OVERLAP * profile["float32_ops_per_us"])
-    streamed = form.stream_bytes(int(counts.sum())) / profile["bytes_per_us"]
+    streamed = blocks * form.stream_bytes(int(counts.sum())) / profile["bytes_per_us"]
     finish = op.positions * epilogue_us(op.epilogue, form.outputs / form.lanes, profile)
     return profile["call_us"] + max(compute, streamed) + finish

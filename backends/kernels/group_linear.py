@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Linear with weights of 4-bit groups and float32 activations: one token, or a few that share the unpacked weights.
+"""Linear with weights of 4-bit groups and float32 activations: one token, or eight that share the unpacked weights.
 
 In the style of GQSA's matrix-vector product: the stream of kept groups is cut where it is convenient, and a row costs
 what it keeps. Each weight becomes the float32 number that it stands for, exactly; so the result is what ONNX means, up
@@ -20,7 +20,7 @@ from sparsec.backends.kernels import emit, vector
 from sparsec.backends.kernels.epilogue import Tail, parameters
 from sparsec.backends.kernels.group_cost import group_cost
 from sparsec.backends.kernels.group_format import WORDS, Format, pack
-from sparsec.backends.kernels.group_steps import Arrays, Steps
+from sparsec.backends.kernels.group_steps import Arrays, Steps, Tokens
 from sparsec.backends.kernels.reference import finish_plain
 from sparsec.compiler.errors import RecipeError
 from sparsec.compiler.lowering.groups import Groups, split
@@ -29,9 +29,12 @@ from sparsec.compiler.lowering.ops import GroupedLinear, Op
 from sparsec.compiler.pattern import Block, parse_pattern
 
 Expr = Any
-MOST_TOKENS = 8
+TOGETHER = 8
+"""Tokens that share the unpacked weights."""
 _FEW = 8
 """Turns of a row at least, for more than one step a turn."""
+_CHAINS = {1: 4, 2: 4, 3: 2, 4: 2, 5: 1, 6: 1, 7: 1, 8: 1}
+"""Sums of one token that are in flight, by tokens."""
 GROUPS = (16, 32, 64, 128)
 _UNROLL = {4: 1, 8: 4, 16: 2}
 """Steps of a turn of the loop, by lanes, where a step is one vector of words. More are slower in WebAssembly."""
@@ -43,7 +46,7 @@ class GroupLinearKernel:
     family = "group-linear"
 
     def candidates(self, op: Op, pattern: str, lanes: int) -> Iterable[KernelSpec]:
-        """Specs whose tile is (lanes, steps of a turn)."""
+        """Specs whose tile is (lanes, steps of a turn, tokens that are computed together)."""
         if isinstance(op, GroupedLinear) and _takes(op):
             yield KernelSpec(self.family, op, "dense", _tile(op, lanes))
 
@@ -67,7 +70,7 @@ class GroupLinearKernel:
     def cost(self, spec: KernelSpec, weight: Array | None, profile: Profile) -> float:
         """From all groups."""
         form = format_of(spec)
-        return group_cost(_op(spec), form, [form.groups] * form.outputs, sparse=False, profile=profile)
+        return group_cost(_op(spec), form, [form.groups] * form.outputs, TOGETHER, sparse=False, profile=profile)
 
 
 class SparseGroupLinearKernel:
@@ -76,7 +79,7 @@ class SparseGroupLinearKernel:
     family = "group-sparse"
 
     def candidates(self, op: Op, pattern: str, lanes: int) -> Iterable[KernelSpec]:
-        """Specs whose tile is (lanes, steps of a turn), where whole groups are zero."""
+        """Specs whose tile is as the dense kernel's, where whole groups are zero."""
         if isinstance(op, GroupedLinear) and _takes(op) and _drops_groups(pattern, op.group):
             yield KernelSpec(self.family, op, pattern, _tile(op, lanes))
 
@@ -101,7 +104,7 @@ class SparseGroupLinearKernel:
         """From the groups that the weight really keeps."""
         assert weight is not None
         kept = (weight[:, :: _op(spec).group] != 0).sum(axis=1)
-        return group_cost(_op(spec), format_of(spec), kept, sparse=True, profile=profile)
+        return group_cost(_op(spec), format_of(spec), kept, TOGETHER, sparse=True, profile=profile)
 
 
 def format_of(spec: KernelSpec) -> Format:
@@ -115,13 +118,13 @@ def _op(spec: KernelSpec) -> GroupedLinear:
     return spec.op
 
 
-def _tile(op: GroupedLinear, lanes: int) -> tuple[int, int]:
+def _tile(op: GroupedLinear, lanes: int) -> tuple[int, int, int]:
     form = Format(lanes, op.group, op.inputs, op.outputs)
-    return lanes, max(1, min(_UNROLL[lanes] // form.units, form.row_steps // _FEW))
+    return lanes, max(1, min(_UNROLL[lanes] // form.units, form.row_steps // _FEW)), TOGETHER
 
 
 def _takes(op: GroupedLinear) -> bool:
-    return op.group in GROUPS and op.positions <= MOST_TOKENS and op.inputs % op.group == 0
+    return op.group in GROUPS and op.inputs % op.group == 0
 
 
 def _drops_groups(pattern: str, group: int) -> bool:
@@ -158,7 +161,7 @@ def _build(spec: KernelSpec, isa: Isa, *, sparse: bool) -> Any:
     def body(x: Expr, words: Expr, bits: Expr, zeros: Expr, *rest: Expr) -> None:
         places, ends = rest[:2] if sparse else (None, None)
         *operands, out = rest[2:] if sparse else rest
-        sums = T.alloc_buffer((op.positions * form.lanes * form.lanes,), "float32")
+        sums = T.alloc_buffer((min(op.positions, TOGETHER) * form.lanes * form.lanes,), "float32")
         arrays = Arrays(x, words, bits, zeros, places, ends)
         steps = Steps(op, form, isa, arrays)
         _emit(spec, steps, arrays, sums, Tail(op.epilogue, operands, out))
@@ -167,51 +170,61 @@ def _build(spec: KernelSpec, isa: Isa, *, sparse: bool) -> Any:
 
 
 def _emit(spec: KernelSpec, steps: Steps, arrays: Arrays, sums: Expr, tail: Tail) -> None:
+    full, rest = divmod(_op(spec).positions, TOGETHER)
+    if full:
+        with emit.loop(full) as block:
+            _emit_panels(spec, steps, arrays, sums, tail, Tokens(block * TOGETHER, TOGETHER))
+    if rest:
+        _emit_panels(spec, steps, arrays, sums, tail, Tokens(full * TOGETHER, rest))
+
+
+def _emit_panels(spec: KernelSpec, steps: Steps, arrays: Arrays, sums: Expr, tail: Tail, tokens: Tokens) -> None:
+    """All rows for a few tokens."""
     form = format_of(spec)
     full, rest = divmod(form.outputs, form.lanes)
     for start, count, rows in ((0, full, form.lanes), (full, 1, rest)):
         if count and rows:
             with emit.loop(count) as i:
-                panel = start + i
+                row = (start + i) * form.lanes
                 with emit.loop(rows) as r:
-                    _emit_row(spec, steps, arrays, sums, panel * form.lanes + r, r)
-                _emit_finish(spec, sums, tail, panel * form.lanes, rows)
+                    _emit_row(spec, steps, arrays, tokens, (sums, row + r, r))
+                _emit_finish(spec, sums, tail, tokens, row, rows)
 
 
-def _emit_row(spec: KernelSpec, steps: Steps, arrays: Arrays, rows: Expr, row: Expr, slot: Expr) -> None:
-    """Sums of one row, by lanes, into its slot of the panel's."""
-    op, form, unroll = _op(spec), format_of(spec), spec.tile[1]
+def _emit_row(spec: KernelSpec, steps: Steps, arrays: Arrays, tokens: Tokens, place: tuple[Expr, Expr, Expr]) -> None:
+    """Sums of one row, by lanes; `place` is where the panel's go, the row, and its number in the panel."""
+    (found, row, slot), form, unroll = place, format_of(spec), spec.tile[1]
     if arrays.ends is None:
         first, last = emit.bind(row * form.row_steps), emit.bind((row + 1) * form.row_steps)
     else:
         first, last = emit.bind(arrays.ends[row]), emit.bind(arrays.ends[row + 1])
     count = emit.bind(last - first)
     steps.widen(emit.bind(first * form.together), count * form.together)
-    sums = emit.Registers(op.positions * max(1, min(4, 8 // op.positions)), "float32", form.lanes)
+    chains = _CHAINS[tokens.count]
+    sums = emit.Registers(tokens.count * chains, "float32", form.lanes)
     turns = emit.bind(tirx.truncdiv(count, unroll)) if unroll > 1 else count
     with emit.loop_range(0, turns) as turn:
         for part in range(unroll):
-            steps.step(sums, first, turn * unroll + part, part * form.units)
+            steps.step(sums, tokens, first, turn * unroll + part, part * form.units)
     if unroll > 1:
         with emit.loop_range(turns * unroll, count) as step:
-            steps.step(sums, first, step, 0)
-    chains = len(sums) // op.positions
-    for token in range(op.positions):
+            steps.step(sums, tokens, first, step, 0)
+    for token in range(tokens.count):
         parts = [sums[token * chains + c] for c in range(chains)]
         while len(parts) > 1:
             parts = [emit.bind(a + b) for a, b in zip(parts[::2], parts[1::2], strict=True)]
-        emit.store(rows, (token * form.lanes + slot) * form.lanes, parts[0])
+        emit.store(found, (token * form.lanes + slot) * form.lanes, parts[0])
 
 
-def _emit_finish(spec: KernelSpec, sums: Expr, tail: Tail, row: Expr, rows: int) -> None:
+def _emit_finish(spec: KernelSpec, sums: Expr, tail: Tail, tokens: Tokens, row: Expr, rows: int) -> None:
     """Add the panel's sums up across the lanes, and finish them: lane i is row i."""
     op, form = _op(spec), format_of(spec)
-    for token in range(op.positions):
+    for token in range(tokens.count):
         starts = [(token * form.lanes + r) * form.lanes for r in range(rows)]
         parts = [emit.bind(vector.load(sums, start, form.lanes)) for start in starts]
         parts += [vector.const(0, "float32", form.lanes)] * (form.lanes - rows)
         total = _across(parts)
-        tail.store_plain([total], token * op.outputs, [row], [rows % form.lanes])
+        tail.store_plain([total], (tokens.first + token) * op.outputs, [row], [rows % form.lanes])
 
 
 def _across(rows: Sequence[Expr]) -> Expr:

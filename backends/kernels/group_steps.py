@@ -33,6 +33,14 @@ class Arrays:
     ends: Expr | None
 
 
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """Neighbouring tokens that share the unpacked weights."""
+
+    first: Expr
+    count: int
+
+
 def _row_groups(form: Format) -> int:
     """Groups of a row, and a vector's that are prepared beyond."""
     return form.row_steps * form.together + form.lanes
@@ -42,7 +50,7 @@ class Steps:
     """Emits the steps of rows; made where the function begins."""
 
     def __init__(self, op: GroupedLinear, form: Format, isa: Isa, arrays: Arrays) -> None:
-        self._op, self._form, self._isa, self._arrays = op, form, isa, arrays
+        self._inputs, self._form, self._isa, self._arrays = op.inputs, form, isa, arrays
         self._scales, self._shifts = (T.alloc_buffer((_row_groups(form),), "float32") for _ in range(2))
 
     def widen(self, start: Expr, groups: Expr) -> None:
@@ -55,12 +63,12 @@ class Steps:
             emit.store(self._scales, i * lanes, scale)
             emit.store(self._shifts, i * lanes, shift)
 
-    def step(self, sums: emit.Registers, first: Expr, step: Expr, chain: int) -> None:
+    def step(self, sums: emit.Registers, tokens: Tokens, first: Expr, step: Expr, chain: int) -> None:
         """Add one step, the row's `step`th, to the sums; `first` is the row's first, `chain` the sum to begin with.
 
         Each weight is scale * code + shift. A step is the groups of one unit, or all units of one group.
         """
-        form, op = self._form, self._op
+        form = self._form
         number = step * form.together
         scales = [emit.bind(vector.splat(self._scales[number + g], form.lanes)) for g in range(form.together)]
         shifts = splats(self._shifts, number, form.together, form.lanes)
@@ -71,10 +79,10 @@ class Steps:
                 inside = unit * form.unit + j * form.lanes
                 g = inside // form.group
                 weight = emit.bind(multiply_add(self._isa, code, scales[g], shifts[g]))
-                for token in range(op.positions):
-                    place = at[g] + (token * op.inputs + inside % form.group)
+                for token in range(tokens.count):
+                    place = at[g] + (tokens.first + token) * self._inputs + inside % form.group
                     x = emit.bind(vector.load(self._arrays.x, place, form.lanes))
-                    index = _index(len(sums), op.positions, token, chain)
+                    index = _index(len(sums), tokens.count, token, chain)
                     sums[index] = multiply_add(self._isa, weight, x, sums[index])
                 chain += 1
 

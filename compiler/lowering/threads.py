@@ -224,7 +224,8 @@ def _linear(spec: KernelSpec) -> Axis:
         return _apart(op)
     dtype = op.dtype if isinstance(op, Linear) else "float32"
     steps = (op.inputs * _size(dtype), *_operand_steps(op.epilogue, op.outputs, 0))
-    return Axis(op.positions, lambda n: replace(op, positions=n), steps, private=True)
+    unit = spec.tile[2] if isinstance(op, GroupedLinear) and spec.tile else 1  # tokens that are summed alike
+    return Axis(op.positions, lambda n: replace(op, positions=n), steps, unit, private=True)
 
 
 def _apart(op: Linear | GroupedLinear) -> Axis:

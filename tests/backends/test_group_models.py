@@ -57,3 +57,14 @@ def test_compiled_groups_match_onnxruntime(target, name, tokens, tmp_path):
     assert kernels
     if name == "gqsa":
         assert any(kernel == "group-sparse block(1x16)" for kernel in kernels)
+
+
+@pytest.mark.parametrize("tokens", [1, 12])
+def test_bits_do_not_depend_on_the_number_of_threads(tokens, tmp_path):
+    x = np.random.default_rng(1).standard_normal((tokens, 64)).astype(np.float32)
+    found = []
+    for threads in (1, 2):
+        options = {"passes": [PASSES["gqsa"]], "name": "net", "threads": threads}
+        with driver.compile(network(tokens), "host", output=tmp_path / str(threads), **options) as artifact:
+            found.append(artifact.run({"x": x})["y"])
+    np.testing.assert_array_equal(*found)

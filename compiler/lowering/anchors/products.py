@@ -27,6 +27,9 @@ from sparsec.compiler.lowering.ops import BatchMatMul, Epilogue, GroupedLinear, 
 from sparsec.compiler.lowering.regions import LAST, Region, operand_kind
 from sparsec.compiler.lowering.weights import Weight, weight_of
 
+_GROUPS_WORTH = 2.0
+"""Groups are kept up to so many times the price of float32 values, which take six or eight times the bytes."""
+
 
 def accepts_matmul(node: ir.Node) -> bool:
     """Float32, ranks of at least 2, and batches that are equal or one."""
@@ -68,16 +71,17 @@ def emit(emitter: Emitter, region: Region) -> None:
 
 
 def _emit_groups(emitter: Emitter, region: Region, weight: Weight) -> None:
-    """With the groups as they are stored, or with the values they stand for: whichever is cheaper."""
+    """With the groups as they are stored, unless the values that they stand for are far cheaper to compute with."""
     data = region.nodes[0].inputs[0]
     assert data is not None
     assert weight.groups is not None
     epilogue, _ = tail(region, _bias(region.nodes[0]))
     positions = prod(shape_of(data)[:-1])
     price = relayout_price(emitter, data, LAST, region.output)
+    forms = ((1.0, weight.in_groups(), weight.groups), (_GROUPS_WORTH, weight.in_float(), weight.values))
     found = [
-        (choice.price, form)
-        for form, array in ((weight.in_groups(), weight.groups), (weight.in_float(), weight.values))
+        (worth * choice.price, form)
+        for worth, form, array in forms
         if (choice := emitter.choose(_op(form, None, positions, epilogue), array, weight.pattern, relayout=price))
     ]
     done = _emit_linear(emitter, region, min(found, key=lambda pair: pair[0])[1], None)

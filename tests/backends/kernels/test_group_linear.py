@@ -9,13 +9,13 @@ import pytest
 
 from sparsec.backends.isa import ISAS
 from sparsec.backends.kernels.group_format import Format, pack
-from sparsec.backends.kernels.group_linear import MOST_TOKENS, GroupLinearKernel, SparseGroupLinearKernel
+from sparsec.backends.kernels.group_linear import TOGETHER, GroupLinearKernel, SparseGroupLinearKernel
 from sparsec.compiler.lowering.groups import Groups, join, split
 from sparsec.compiler.lowering.ops import GroupedLinear, Linear
 from tests.backends.kernels.products import EPILOGUES, PLAIN_SUM, check, linear_problem
 
 DENSE, SPARSE = GroupLinearKernel(), SparseGroupLinearKernel()
-SIZES = [(1, 48, 33, 16), (1, 64, 7, 32), (3, 256, 17, 128), (8, 64, 16, 64), (2, 80, 1, 16), (5, 128, 20, 32)]
+SIZES = [(1, 48, 33, 16), (1, 64, 7, 32), (3, 256, 17, 128), (8, 64, 16, 64), (2, 80, 1, 16), (11, 128, 20, 32)]
 """Tokens, inputs, outputs, group."""
 
 
@@ -60,7 +60,7 @@ def test_against_plain_numpy(kernel, isa: str, tmp_path: Path) -> None:
     assert check(kernel, problems, isa, tmp_path, every=True) == len(SIZES)
 
 
-@pytest.mark.parametrize("tokens", range(1, MOST_TOKENS + 1))
+@pytest.mark.parametrize("tokens", [*range(1, TOGETHER + 2), 2 * TOGETHER, 2 * TOGETHER + 3])
 def test_every_number_of_tokens(tokens: int, tmp_path: Path) -> None:
     op = GroupedLinear(tokens, 96, 19, 16, PLAIN_SUM)
     check_both([problem(op, groups(op, seed=tokens))], "avx2", tmp_path)
@@ -144,7 +144,6 @@ def test_sparse_costs_less_where_groups_are_gone(lanes: int) -> None:
 
 def test_what_is_not_its_job() -> None:
     for op in (
-        GroupedLinear(MOST_TOKENS + 1, 64, 8, 16),
         GroupedLinear(1, 64, 8, 8),
         GroupedLinear(1, 72, 8, 16),
         Linear("float32", 1, 64, 8),

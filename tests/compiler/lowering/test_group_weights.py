@@ -64,12 +64,16 @@ def test_groups_become_an_op_of_their_own(text, last, passes, group):
     assert (found.layers[0].precision, found.layers[0].kernel) == ("int4", "GroupedLinear dense")
 
 
-def test_the_cheaper_of_groups_and_float32_wins():
+def test_groups_stay_until_float32_is_far_cheaper():
     class Dear(interpreter.Numpy):
         def cost(self, spec, weight, profile):
-            return 2.0
+            return price
 
     model = compressed(GEMM.format(n=1, options="transB=1"), [ASYMMETRIC])
+    price = 1.9
+    found = program(model, GroupedLinear=Dear("GroupedLinear", ops.GroupedLinear))
+    assert isinstance(op_of(found), ops.GroupedLinear)
+    price = 2.1
     found = program(model, GroupedLinear=Dear("GroupedLinear", ops.GroupedLinear))
     assert isinstance(op_of(found), ops.Linear)
     layer = found.layers[0]
