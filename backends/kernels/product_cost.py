@@ -176,7 +176,7 @@ def sparse_cost(
 
 
 def masks_cost(
-    op: Convolution, tiles: Iterable[tuple[int, int, float]], runs: Iterable[tuple[int, int]], profile: Profile
+    op: Convolution, tiles: Iterable[tuple[int, float, float]], runs: Iterable[tuple[int, int]], profile: Profile
 ) -> float:
     """Microseconds of a convolution that walks its steps sorted by row masks, or of streaming its weights.
 
@@ -197,7 +197,7 @@ def masks_cost(
     return profile["call_us"] + max(compute, streamed) + finish
 
 
-def pairs_cost(op: Convolution, tiles: Iterable[tuple[int, int, float]], pairs: int, profile: Profile) -> float:
+def pairs_cost(op: Convolution, tiles: Iterable[tuple[int, float, float]], pairs: int, profile: Profile) -> float:
     """Microseconds of a convolution of codes over pairs of words, or of streaming its weights if that is longer.
 
     Args:
@@ -218,7 +218,7 @@ def pairs_cost(op: Convolution, tiles: Iterable[tuple[int, int, float]], pairs: 
     return profile["call_us"] + max(compute, streamed) + finish
 
 
-def _masked_us(rows: int, height: int, vectors: int, profile: Profile) -> float:
+def _masked_us(rows: int, height: int, vectors: float, profile: Profile) -> float:
     """One step for some rows of a panel; all rows' sums stay in registers, and none waits for the step before."""
     macs = max(rows * vectors, (rows + vectors) * profile["load_macs"])
     spills = profile["spill_factor"] if height * vectors + vectors + 1 > profile["vector_registers"] else 1.0

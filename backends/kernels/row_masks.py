@@ -27,11 +27,12 @@ from sparsec.backends.kernels.reference import finish_channels
 from sparsec.backends.kernels.sparse import elements_of
 from sparsec.compiler.lowering.kernel import Array, KernelSpec, Profile
 from sparsec.compiler.lowering.ops import Op
-from sparsec.compiler.pattern import NM, Unstructured, parse_pattern
+from sparsec.compiler.pattern import NM, Block, Unstructured, parse_pattern
 
 Expr = Any
 _SHAPES = {4: ((2, 4), (3, 3), (4, 2), (4, 4)), 8: ((2, 4), (4, 2)), 16: ((4, 6), (4, 4), (4, 2))}
 """Rows x vectors of the tiles tried, by lanes."""
+_NARROW = 4
 _STORED = 4
 """Filters that are finished together where codes come in words."""
 _CHAINS = 8
@@ -56,8 +57,7 @@ class RowMaskKernel:
     def candidates(self, op: Op, pattern: str, lanes: int) -> Iterable[KernelSpec]:
         """Specs whose tile is (rows of a panel, rows, vectors, lanes)."""
         turned = as_convolution(op)
-        fits = isinstance(parse_pattern(pattern), Unstructured | NM)
-        if turned is None or turned.groups != 1 or turned.dtype != "float32" or not fits:
+        if turned is None or turned.groups != 1 or turned.dtype != "float32" or not _suits(pattern, lanes):
             return
         source, target = layouts(op)
         joined = turned.epilogue.dtype == "uint8" or "codes" in turned.epilogue.operands
@@ -104,6 +104,14 @@ class RowMaskKernel:
         steps = count(elements_of(plan, weight), plan.tile.filters)
         runs = [(len(rows), int(n)) for rows, n in zip(MASKS[plan.tile.filters], steps, strict=True)]
         return preparation_cost(plan, profile) + masks_cost(plan.op, plan_tiles(plan), runs, profile)
+
+
+def _suits(pattern: str, lanes: int) -> bool:
+    """Whether rows have zeros of their own; pairs of rows too where long vectors want more rows for each load."""
+    parsed = parse_pattern(pattern)
+    if isinstance(parsed, Block):
+        return parsed.rows in (2, 3) and lanes > _NARROW
+    return isinstance(parsed, Unstructured | NM)
 
 
 def _packed(spec: KernelSpec, weight: Array) -> Packed:

@@ -52,6 +52,14 @@ def test_wide_kernels_tokens_and_small_images(isa: str, tmp_path: Path) -> None:
     assert check(KERNEL, problems, isa, tmp_path) == len(problems)
 
 
+@pytest.mark.parametrize("isa", ["avx2", "avx512vnni"])
+def test_blocks_of_two_rows(isa: str, tmp_path: Path) -> None:
+    op = Convolution("float32", 18, 15, (3, 17), epilogue=AFFINE)
+    problem = convolution_problem(op, 1, pruned("float32", "block(2x1)", 15, 18, 1, 1), "block(2x1)")
+    assert check(KERNEL, [problem], isa, tmp_path)
+    assert not list(KERNEL.candidates(op, "block(2x1)", 4))
+
+
 @pytest.mark.parametrize("isa", ["avx2", "relaxed-simd"])
 def test_weights_of_zeros_and_full_weights(isa: str, tmp_path: Path) -> None:
     op = Convolution("float32", 8, 9, (2, 9), epilogue=REQUANTIZE)
@@ -88,5 +96,5 @@ def _two_of_four(rows: int, columns: int) -> np.ndarray:
 
 _NAMES = (
     "call_us", "bytes_per_us", "float32_ops_per_us", "float32_macs_per_us", "int8_macs_per_us", "vector_lanes",
-    "vector_registers", "mac_chains", "load_macs", "spill_factor", "tile_us", "block_us",
+    "vector_registers", "mac_chains", "load_macs", "spill_factor", "tile_us", "block_us", "mask_us", "pair_us",
 )  # fmt: skip
