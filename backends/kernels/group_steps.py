@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The inner loop of a product with 4-bit groups: each weight becomes the float32 that it stands for, exactly.
 
-Rounding activations to 16 bits instead, with a scale for each group of them, and adding pairs of int16 products is no
-faster: the processors it was tried on have their fill of loads either way.
+Rounding activations to 16 bits instead, with a scale for each group of them so that outliers cost nobody else digits,
+and adding pairs of int16 products was slower on AVX-512: it takes more loads, which are what limits.
 """
 
 from dataclasses import dataclass
