@@ -209,8 +209,9 @@ def pairs_cost(op: Convolution, tiles: Iterable[tuple[int, float, float]], pairs
     compute = finish = streamed = 0.0
     for rows, vectors, count in tiles:
         share = count * rows / op.filters
-        loads = (2 * vectors + rows + 1) * profile["load_macs"] * mac_us(op.dtype, profile)
-        work = max((rows + _SELECT) * vectors * mac_us(op.dtype, profile), loads)
+        loads = (2 * vectors + rows + 1) * profile["load_macs"] * mac_us("float32", profile)
+        macs = (rows + _SELECT) * vectors * mac_us(op.dtype, profile)
+        work = (macs**_OVERLAP + loads**_OVERLAP) ** (1 / _OVERLAP)
         spills = profile["spill_factor"] if rows * vectors + vectors + 2 > profile["vector_registers"] else 1.0
         compute += share * pairs * (work * spills + profile["pair_us"])
         finish += count * (profile["tile_us"] + epilogue_us(op.epilogue, rows * vectors, profile))
