@@ -4,7 +4,8 @@
 The fastest axis is covered by vectors. An operand that lies across (a transpose) is read in squares and mirrored in
 registers. Where an array of codes is ``channels4`` - axes (groups, positions, 4), strides (4 N, 4, 1) - vectors run
 over the positions and the four codes of a position are one 32-bit word. If the channels are no multiple of four, the
-last group is an op of its own with axes (positions, rest); its missing lanes are left as they are.
+last group is an op of its own with axes (positions, rest); its missing lanes hold nothing: a computed word of three
+codes has 0 there, others leave them as they are.
 
 Reading and writing the same array with the same strides (in place) is safe: no element is written before it has been
 read for the last time.
@@ -83,7 +84,7 @@ def _code(op: Elementwise, arrays: tuple[Any, ...], axes: list[Axis], bases: lis
     """Pick the inner loops, put the others around them."""
     moved = np.dtype(op.dtype).itemsize if moves_only(op) else 4
     walk = Walk(op, arrays, isa.vector_bytes // moved, _SQUARE[moved])
-    words = quads(axes, _dtypes(op))
+    words = quads(axes, _dtypes(op), _least_lanes(op))
     rows = across(axes, walk.square)
     if words is not None:
         walk = Walk(op, arrays, isa.lanes("float32"), walk.square)
@@ -93,6 +94,11 @@ def _code(op: Elementwise, arrays: tuple[Any, ...], axes: list[Axis], bases: lis
         down, right = axes[rows], axes[-1]
         return outer_loops(_without(axes[:-1], rows), bases, lambda b: walk.across(down, right, b))
     return outer_loops(axes[:-1], bases, lambda b: walk.along(axes[-1], b))
+
+
+def _least_lanes(op: Elementwise) -> int:
+    """Copies keep the missing lanes of a word, where a concatenation may have its next operand; results do not."""
+    return 4 if moves_only(op) or op.out_offset % 4 else 3
 
 
 def _without(axes: Sequence[Axis], *places: int) -> list[Axis]:
@@ -110,6 +116,8 @@ def _parameters(op: Elementwise) -> tuple[Any, ...]:
     """Operands and output; sizes reach to the last element touched."""
     walks = [(o.strides, o.offset) for o in op.operands] + [(out_strides(op), op.out_offset)]
     reach = [start + sum(max(s, 0) * (e - 1) for s, e in zip(w, op.shape, strict=True)) + 1 for w, start in walks]
+    if quads(loop_nest(op), _dtypes(op), _least_lanes(op)):
+        reach[-1] = -(-reach[-1] // 4) * 4
     names = [*(f"x{i}" for i in range(len(op.operands))), "out"]
     return tuple(array(*p) for p in zip(names, _dtypes(op), reach, strict=True))
 

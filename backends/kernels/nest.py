@@ -55,16 +55,18 @@ def across(axes: Sequence[Axis], square: int) -> int | None:
     return found[0] if found and last.strides[-1] == 1 and last.extent >= square else None
 
 
-def quads(axes: Sequence[Axis], dtypes: Sequence[str]) -> tuple[int, int] | None:
+def quads(axes: Sequence[Axis], dtypes: Sequence[str], least: int = 4) -> tuple[int, int] | None:
     """Positions and lanes of a ``channels4`` array of codes: the axes where it has strides 4, and 1 of extent 4.
 
     None if no array is so, or if another has its neighbours along the lanes (tokens by channels): then vectors along
-    the lanes serve it better.
+    the lanes serve it better. `least` lanes are enough where only the output is so.
     """
-    lanes = [k for k, axis in enumerate(axes) if axis.extent == 4 and 1 in axis.strides]
+    lanes = [k for k, axis in enumerate(axes) if least <= axis.extent <= 4 and 1 in axis.strides]
     for lane, position in ((k, p) for k in lanes for p in range(len(axes)) if p != k):
         pairs = list(zip(axes[position].strides, axes[lane].strides, dtypes, strict=True))
         words = [pair == (4, 1, "uint8") for pair in pairs]
+        if axes[lane].extent < 4 and (any(words[:-1]) or not words[-1]):
+            continue
         if any(words) and all(word or pair[1] != 1 or pair[0] == 0 for word, pair in zip(words, pairs, strict=True)):
             return position, lane
     return None

@@ -74,7 +74,10 @@ class Walk:
         return block(squares, *edge, *rest)
 
     def words(self, positions: Axis, four: Axis, bases: Bases) -> Stmt:
-        """Two axes, of which some array holds, for each position, the codes along `four` in one 32-bit word."""
+        """Two axes, of which some array holds, for each position, the codes along `four` in one 32-bit word.
+
+        `four` may be shorter where that array is the output; the lanes left over become 0.
+        """
         return vector_loop(
             positions.extent,
             self.lanes,
@@ -126,29 +129,31 @@ class Walk:
     def _words(self, positions: Axis, four: Axis, bases: Bases, lanes: int) -> Stmt:
         values = Values()
         walks = list(zip(self.arrays, bases, positions.strides, four.strides, strict=True))
-        raw = [self._planes(*walk, lanes, values) for walk in walks[:-1]]
-        results = [self._compute([planes[k] for planes in raw], lanes, values) for k in range(4)]
+        raw = [self._planes(*walk, four.extent, lanes, values) for walk in walks[:-1]]
+        results = [self._compute([planes[k] for planes in raw], lanes, values) for k in range(four.extent)]
         target, at, right, down = walks[-1]
         if (right, down) == (4, 1):
             return values.add(store(target, at, _packed(results), 4 * lanes)).stmt()
         stored = [self._unpacked(result, lanes) for result in results]
         return values.add(*(store(target, at + k * down, v, lanes, right) for k, v in enumerate(stored))).stmt()
 
-    def _planes(self, source: Expr, base: Expr, right: int, down: int, lanes: int, values: Values) -> list[Expr]:
-        """For each of the four codes (or elements) of a position, the vector over positions."""
+    def _planes(
+        self, source: Expr, base: Expr, right: int, down: int, count: int, lanes: int, values: Values
+    ) -> list[Expr]:
+        """For each of the four codes (or `count` elements) of a position, the vector over positions."""
         if (right, down) != (4, 1):
-            return [values.bind(load(source, base + k * down, lanes, right)) for k in range(4)]
+            return [values.bind(load(source, base + k * down, lanes, right)) for k in range(count)]
         word = values.bind(tirx.reinterpret(typed("int32", lanes), load(source, base, 4 * lanes)))
         return [values.bind((word >> _all(8 * k, lanes)) & _all(255, lanes)) for k in range(4)]
 
 
 def _packed(results: Sequence[Expr]) -> Expr:
-    """Four vectors of codes as one of bytes, lane by lane."""
+    """Four vectors of codes, or three and zeros, as one of bytes, lane by lane."""
     lanes = lanes_of(results[0])
     codes = [whole(r) if str(r.ty).startswith("float32") else r.astype(typed("int32", lanes)) for r in results]
     word = codes[0] & _all(255, lanes)
-    for k in (1, 2, 3):
-        word = word | (codes[k] << _all(8 * k, lanes))
+    for k, code in enumerate(codes[1:], 1):
+        word = word | (code << _all(8 * k, lanes))
     return tirx.reinterpret(typed("uint8", 4 * lanes), word)
 
 

@@ -164,7 +164,8 @@ class Elementwise:
 
     Serves chains without an anchor, broadcasts, transposes, slices, concatenation (through `out_offset`), and changes
     of layout and precision. dtypes: float32, uint8, int8, int32, int64, bool for a pure copy (IDENTITY);
-    float32 and uint8 codes otherwise.
+    float32 and uint8 codes otherwise. Where three computed codes of a position go to a word of four (strides 4 and 1,
+    offset a multiple of 4), the fourth may be written as well.
     """
 
     shape: tuple[int, ...]

@@ -131,7 +131,8 @@ def data(rng, dtype, size, expression):
 
 def case(op, rng):
     operands = [data(rng, o.dtype, size_of(op.shape, o.strides, o.offset), op.expression) for o in op.operands]
-    out = np.zeros(size_of(op.shape, out_strides(op), op.out_offset), op.dtype)
+    words = -(-size_of(op.shape, out_strides(op), op.out_offset) // 4)
+    out = np.zeros(4 * words, op.dtype)
     return spec_of(op), [*operands, out]
 
 
