@@ -43,7 +43,7 @@ class BatchMatMulKernel:
         operands = [("float32", op.a_batches * op.m * op.k), ("float32", op.b_batches * op.k * op.n)]
 
         def body(a: Expr, b: Expr, *rest: Expr) -> None:
-            _emit(spec, isa, a, b, Tail(op.epilogue, rest[:-1], rest[-1]))
+            _emit(spec, isa, a, b, Tail(op.epilogue, rest[:-1], rest[-1], isa))
 
         return emit.function([*operands, *parameters(op.epilogue, op.n, op.batches * op.m * op.n)], body)
 

@@ -91,7 +91,7 @@ class ConvolutionKernel:
         def body(x: Expr, w: Expr, *rest: Expr) -> None:
             operands = rest[len(constants) - 1 : -1]
             streams = Streams(x, w, rest[0] if len(constants) > 1 else None)
-            tail = Tail(plan.op.epilogue, operands, rest[-1])
+            tail = Tail(plan.op.epilogue, operands, rest[-1], isa)
             columns = plan.columns_with_rest
             emit_places(plan, lambda *place: _emit_filters(plan, isa, way, streams, tail, *place), columns)
 

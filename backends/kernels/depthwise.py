@@ -59,7 +59,7 @@ class DepthwiseKernel:
         weights = sum(array.size for array in self.pack(spec, _blank(plan)))
 
         def body(x: Expr, w: Expr, *rest: Expr) -> None:
-            tail = Tail(plan.op.epilogue, rest[:-1], rest[-1])
+            tail = Tail(plan.op.epilogue, rest[:-1], rest[-1], isa)
             _emit_places(plan, lambda *tile: emit_tile(plan, isa, way, x, w, tail, *tile))
 
         return emit.function([(way.dtype, plan.operand_elements), (way.dtype, weights), *plan.tail_parameters], body)

@@ -2,8 +2,8 @@
 """The elementwise tail of a kernel: from accumulators in registers to what is stored.
 
 `store_channels` serves results whose vectors run over positions ([C][N], or words of four channels), `store_plain`
-those whose vectors run over the channel (row-major tokens). Words of codes are taken apart and put together by shifts,
-so that no lane moves.
+those whose vectors run over the channel (row-major tokens). Words of codes are taken apart by shifts, so that no lane
+moves; `codes` puts them together.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -13,8 +13,10 @@ from typing import Any
 from tvm import tirx
 from tvm.tirx.script import builder as T
 
+from sparsec.backends.isa import Isa
 from sparsec.backends.kernels import emit, vector
 from sparsec.backends.kernels.arithmetic import FUNCTIONS
+from sparsec.backends.kernels.codes import before_joining, joined
 from sparsec.compiler.lowering.expression import Expression
 from sparsec.compiler.lowering.ops import Epilogue
 
@@ -35,11 +37,13 @@ class Tail:
         epilogue: What to compute.
         operands: One array an operand; codes as int32 words where the layout groups channels, else as uint8.
         output: float32; or int32 words (`store_channels`) or uint8 (`store_plain`) where codes are stored.
+        isa: What the code is for.
     """
 
     epilogue: Epilogue
     operands: Sequence[Expr]
     output: Expr
+    isa: Isa
 
     def store_channels(
         self, rows: Sequence[Sequence[Expr]], row: Expr, positions: int, at: Sequence[Expr], valid: Sequence[int] = ()
@@ -87,16 +91,17 @@ class Tail:
     def _finish(self, column: Sequence[Expr], row: Expr, positions: int, position: Expr) -> None:
         """Up to four channels of one vector of positions."""
         words = [self._words(kind, array, row, positions, position, column[0]) for kind, array in self._pairs()]
-        values = []
+        lanes, values = vector.lanes_of(column[0]), []
+        expression = before_joining(self.epilogue, self.isa, lanes)
         for r, accumulator in enumerate(column):
             loads = [
                 _load_channel(*pair, row + r, (row + r) * positions + position, accumulator) if word is None
                 else _code(word, r)
                 for pair, word in zip(self._pairs(), words, strict=True)
             ]  # fmt: skip
-            values.append(evaluate(_unrounded(self.epilogue), [_number(accumulator), *loads]))
+            values.append(evaluate(expression, [_number(accumulator), *loads]))
         if self.epilogue.dtype == "uint8":
-            emit.store(self.output, _div4(row) * positions + position, _joined(values))
+            emit.store(self.output, _div4(row) * positions + position, joined(values, self.isa, lanes))
             return
         for r, value in enumerate(values):
             emit.store(self.output, (row + r) * positions + position, value)
@@ -146,29 +151,6 @@ def _code(word: Expr, byte: int) -> Expr:
     lanes = vector.lanes_of(word)
     shifted = word >> vector.const(8 * byte, "int32", lanes) if byte else word
     return emit.bind(T.cast(shifted & vector.const(255, "int32", lanes), vector.typed("float32", lanes)))
-
-
-def _unrounded(epilogue: Epilogue) -> Expression:
-    """The expression without a last rounding where `_joined` rounds anyway."""
-    *steps, (name, *operands) = epilogue.expression.steps
-    rounds = epilogue.dtype == "uint8" and name == "round" and operands == [len(steps) - 1]
-    return Expression(tuple(steps)) if rounds else epilogue.expression
-
-
-def _joined(values: Sequence[Expr]) -> Expr:
-    """Four vectors of numbers in 0..127 as one of words, rounded half to even; missing ones are 0."""
-    first, *others = [emit.bind(_integer(value)) for value in values]
-    lanes = vector.lanes_of(first)
-    result = first & vector.const(255, "int32", lanes)
-    for i, value in enumerate(others, 1):
-        result = result | (value << vector.const(8 * i, "int32", lanes))
-    return result
-
-
-def _integer(value: Expr) -> Expr:
-    """A number below 256, rounded, in the low byte, and bits that a shift by 8 drops: adding 2**23 puts it there."""
-    lanes = vector.lanes_of(value)
-    return T.reinterpret(vector.typed("int32", lanes), value + vector.const(8388608.0, "float32", lanes))
 
 
 def _load_channel(kind: str, array: Expr, channel: Expr, element: Expr, like: Expr) -> Expr:

@@ -164,7 +164,7 @@ def _build(spec: KernelSpec, isa: Isa, *, sparse: bool) -> Any:
         sums = T.alloc_buffer((min(op.positions, TOGETHER) * form.lanes * form.lanes,), "float32")
         arrays = Arrays(x, words, bits, zeros, places, ends)
         steps = Steps(op, form, isa, arrays)
-        _emit(spec, steps, arrays, sums, Tail(op.epilogue, operands, out))
+        _emit(spec, steps, arrays, sums, Tail(op.epilogue, operands, out, isa))
 
     return emit.function([*sizes, *parameters(op.epilogue, op.outputs, op.positions * op.outputs)], body)
 

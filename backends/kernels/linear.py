@@ -47,7 +47,7 @@ class LinearKernel:
         panels = [("float32", op.positions * op.inputs), ("float32", _packed_outputs(spec) * op.inputs)]
 
         def body(x: Expr, w: Expr, *rest: Expr) -> None:
-            _emit(spec, isa, x, w, Tail(op.epilogue, rest[:-1], rest[-1]))
+            _emit(spec, isa, x, w, Tail(op.epilogue, rest[:-1], rest[-1], isa))
 
         return emit.function([*panels, *parameters(op.epilogue, op.outputs, size)], body)
 

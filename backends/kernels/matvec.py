@@ -116,7 +116,7 @@ class MatvecKernel:
         sizes = [(way.dtype, product.words), (way.dtype, _packed_rows(spec) * product.words)]
 
         def body(x: Expr, w: Expr, *rest: Expr) -> None:
-            _emit_dense(spec, way, x, w, Tail(product.epilogue, rest[:-1], rest[-1]))
+            _emit_dense(spec, way, x, w, Tail(product.epilogue, rest[:-1], rest[-1], isa))
             product.emit_filling(rest[-1])
 
         return emit.function([*sizes, *parameters(product.epilogue, product.rows, product.stored)], body)
@@ -175,7 +175,8 @@ class SparseMatvecKernel:
         sizes += [("int32", most), ("int32", panels + 1)]
 
         def body(x: Expr, values: Expr, places: Expr, ends: Expr, *rest: Expr) -> None:
-            _emit_sparse(product, grid, way, (x, values, places, ends), Tail(product.epilogue, rest[:-1], rest[-1]))
+            tail = Tail(product.epilogue, rest[:-1], rest[-1], isa)
+            _emit_sparse(product, grid, way, (x, values, places, ends), tail)
             product.emit_filling(rest[-1])
 
         return emit.function([*sizes, *parameters(product.epilogue, product.rows, product.stored)], body)

@@ -80,7 +80,7 @@ class RowMaskKernel:
         sizes = [("float32", most), ("int32", most), ("int32", runs), ("int32", panels)]
 
         def body(x: Expr, values: Expr, places: Expr, runs: Expr, firsts: Expr, *rest: Expr) -> None:
-            tail = Tail(plan.op.epilogue, rest[:-1], rest[-1])
+            tail = Tail(plan.op.epilogue, rest[:-1], rest[-1], isa)
             streams = Streams(values, places, runs, firsts)
             emit_places(plan, lambda _, place: _emit_panels(plan, isa, way, x, streams, tail, place))
 

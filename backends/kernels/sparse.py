@@ -74,7 +74,7 @@ class SparseKernel:
         sizes = [(way.dtype, most * grid.rows * grid.steps), ("int32", most), ("int32", panels + 1)]
 
         def body(x: Expr, values: Expr, places: Expr, ends: Expr, *rest: Expr) -> None:
-            tail = Tail(plan.op.epilogue, rest[:-1], rest[-1])
+            tail = Tail(plan.op.epilogue, rest[:-1], rest[-1], isa)
             streams = Streams(values, places, ends)
             columns = plan.columns_with_rest
             emit_places(plan, lambda _, place: _emit_panels(plan, grid, isa, way, x, streams, tail, place), columns)

@@ -78,7 +78,7 @@ class WordPairKernel:
         sizes = [("int32", most * plan.tile.filters), ("int32", most), ("int32", 2 * most), ("int32", panels + 1)]
 
         def body(x: Expr, values: Expr, masks: Expr, places: Expr, ends: Expr, *rest: Expr) -> None:
-            tail = Tail(plan.op.epilogue, rest[:-1], rest[-1])
+            tail = Tail(plan.op.epilogue, rest[:-1], rest[-1], isa)
             streams = Streams(values, masks, places, ends)
             emit_places(plan, lambda _, place: _emit_panels(plan, isa, way, x, streams, tail, place))
 

@@ -42,10 +42,10 @@ def add_residual() -> Expression:
 
 
 def requantize() -> Expression:
-    """Round a0 * a1 + a2 and clamp to 0..127."""
+    """Clamp a0 * a1 + a2 to 0..127 and round, in the order in which lowering writes it."""
     b = Builder()
-    value = b.call("round", b.call("add", b.call("mul", b.arg(0), b.arg(1)), b.arg(2)))
-    return b.build(b.call("min", b.call("max", value, b.const(0)), b.const(127)))
+    value = b.call("add", b.call("mul", b.arg(0), b.arg(1)), b.arg(2))
+    return b.build(b.call("round", b.call("min", b.call("max", value, b.const(0)), b.const(127))))
 
 
 def requantize_sum() -> Expression:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Dense convolutions of every kind, float32 and codes, on every instruction set."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 
 from sparsec.backends.isa import ISAS
 from sparsec.backends.kernels.convolution import ConvolutionKernel
+from sparsec.backends.kernels.reference import finish_channels
 from sparsec.compiler.lowering.ops import Convolution, Linear
 from tests.backends.kernels.products import (
     AFFINE,
@@ -21,6 +23,7 @@ from tests.backends.kernels.products import (
     Problem,
     check,
     convolution_problem,
+    convolve,
     linear_problem,
 )
 
@@ -92,6 +95,18 @@ def test_the_largest_codes_do_not_saturate(isa: str, tmp_path: Path) -> None:
     weight, x = np.full((4, 32, 1, 1), -128, np.int8), np.full((32, 4, 8), 127, np.uint8)
     full = Problem(op, "dense", x, weight, (), np.full((4, 32), -127 * 128 * 32.0, np.float32))
     assert check(KERNEL, [full], isa, tmp_path)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_codes_far_outside_are_clamped(isa: str, tmp_path: Path) -> None:
+    op = Convolution("uint8", 4, 8, (3, 11), epilogue=REQUANTIZE)
+    problem = convolution_problem(op, 4)
+    gain = np.array([1e-3, 1e3, 1e9, -1e9, 1e5, -1e5, 1e30, 0], np.float32)
+    offset = np.array([0.5, 1.5, 0, 0, -1e10, 1e10, 1e35, 126.5], np.float32)
+    right = finish_channels(op.epilogue, convolve(op, problem.x, problem.weight), (gain, offset))
+    assert {0, 127} < set(right.ravel().tolist())
+    extreme = replace(problem, operands=(gain, offset), expected=right)
+    assert check(KERNEL, [extreme], isa, tmp_path, every=True)
 
 
 @pytest.mark.parametrize("isa", ["avx2", "relaxed-simd"])

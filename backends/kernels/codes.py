@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Four vectors of numbers, one a channel, as one vector of words of four codes: the last step of an integer kernel.
+
+Everywhere: a clamped number plus 2**23 has its code in the low byte, and shifts put the bytes together. x86 has
+instructions that convert with rounding and narrow with saturation, which makes the lower clamp unnecessary.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from tvm import tirx
+from tvm.tirx.script import builder as T
+
+from sparsec.backends.isa import Isa
+from sparsec.backends.kernels import emit, vector
+from sparsec.compiler.lowering.expression import Expression
+from sparsec.compiler.lowering.ops import Epilogue
+
+Expr = Any
+_WORD = 4
+_CURRENT_ROUNDING = 4
+_ROUNDED: dict[int, tuple[str, Callable[[Expr], Sequence[Expr]]]] = {
+    4: ("llvm.x86.sse2.cvtps2dq", lambda value: [value]),
+    8: ("llvm.x86.avx.cvt.ps2dq.256", lambda value: [value]),
+    16: (
+        "llvm.x86.avx512.mask.cvtps2dq.512",
+        lambda value: [
+            value,
+            vector.const(0, "int32", 16),
+            tirx.const(-1, "int16"),
+            tirx.const(_CURRENT_ROUNDING, "int32"),
+        ],
+    ),
+}
+_NARROWED = {
+    4: ("llvm.x86.sse2.packssdw.128", "llvm.x86.sse2.packuswb.128"),
+    8: ("llvm.x86.avx2.packssdw", "llvm.x86.avx2.packuswb"),
+    16: ("llvm.x86.avx512.packssdw.512", "llvm.x86.avx512.packuswb.512"),
+}
+
+
+def before_joining(epilogue: Epilogue, isa: Isa, lanes: int) -> Expression:
+    """The expression without what `joined` does anyway: the last rounding, and a clamp at 0 where it saturates."""
+    *steps, (name, *operands) = epilogue.expression.steps
+    if epilogue.dtype != "uint8" or name != "round" or operands != [len(steps) - 1]:
+        return epilogue.expression
+    return Expression(_open_below(tuple(steps)) if _saturates(isa, lanes) else tuple(steps))
+
+
+def joined(values: Sequence[Expr], isa: Isa, lanes: int) -> Expr:
+    """Up to four vectors of numbers, at most 127, as one of words, rounded half to even; missing ones are 0.
+
+    Numbers are at least 0, unless `before_joining` left that clamp out.
+    """
+    return _narrowed(values, lanes) if _saturates(isa, lanes) else _shifted(values, lanes)
+
+
+def _saturates(isa: Isa, lanes: int) -> bool:
+    return isa.triple.startswith("x86_64") and lanes in _ROUNDED
+
+
+def _open_below(steps: tuple[Any, ...]) -> tuple[Any, ...]:
+    """min(max(x, 0), roof) at the end becomes min(x, roof)."""
+    if len(steps) < _WORD or steps[-1][0] != "min" or steps[-1][1:] != (len(steps) - 3, len(steps) - 2):
+        return steps
+    name, *operands = steps[-3]
+    bounded = name == "max" and steps[-2][0] == "const" and steps[operands[1]] == ("const", 0.0)
+    return (*steps[:-1], ("min", operands[0], len(steps) - 2)) if bounded else steps
+
+
+def _shifted(values: Sequence[Expr], lanes: int) -> Expr:
+    first, *others = [emit.bind(_integer(value, lanes)) for value in values]
+    result = first & vector.const(255, "int32", lanes)
+    for i, value in enumerate(others, 1):
+        result = result | (value << vector.const(8 * i, "int32", lanes))
+    return result
+
+
+def _integer(value: Expr, lanes: int) -> Expr:
+    """A number below 256, rounded, in the low byte, and bits that a shift by 8 drops: adding 2**23 puts it there."""
+    return T.reinterpret(vector.typed("int32", lanes), value + vector.const(8388608.0, "float32", lanes))
+
+
+def _narrowed(values: Sequence[Expr], lanes: int) -> Expr:
+    """Two narrowings leave, in each 16 bytes, four codes of each channel in turn; a shuffle makes words of them."""
+    name, arguments = _ROUNDED[lanes]
+    kind = vector.typed("int32", lanes)
+    whole = [emit.bind(T.call_llvm_pure_intrin(kind, name, *arguments(value))) for value in values]
+    whole += [vector.const(0, "int32", lanes)] * (_WORD - len(whole))
+    to_short, to_byte = _NARROWED[lanes]
+    pairs = [T.call_llvm_pure_intrin(vector.typed("int16", 2 * lanes), to_short, *whole[i : i + 2]) for i in (0, 2)]
+    codes = emit.bind(T.call_llvm_pure_intrin(vector.typed("uint8", 4 * lanes), to_byte, *pairs))
+    order = [block + _WORD * c + p for block in range(0, 4 * lanes, 16) for p in range(4) for c in range(_WORD)]
+    return tirx.reinterpret(kind, vector.pick(codes, order))
