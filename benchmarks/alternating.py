@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.timing import relaxed_flag
 from sparsec.backends.isa import ISAS
 from sparsec.backends.link import shared_library, wasm_module
 from sparsec.backends.tir import build_object
+from sparsec.backends.tuning.timing import relaxed_flag
 
 Array = NDArray[Any]
 HERE = Path(__file__).resolve().parent

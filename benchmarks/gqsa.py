@@ -23,11 +23,12 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from benchmarks.timing import install_peers, interleave, onnxruntime_session, relaxed_flag
+from benchmarks.timing import install_peers, interleave, onnxruntime_session
 from sparsec.backends.isa import ISAS
 from sparsec.backends.kernels.group_linear import GroupLinearKernel, SparseGroupLinearKernel
 from sparsec.backends.link import shared_library, wasm_module
 from sparsec.backends.tir import Object, build_object
+from sparsec.backends.tuning.timing import relaxed_flag
 from sparsec.compiler.lowering.groups import Groups, join
 from sparsec.compiler.lowering.ops import GroupedLinear
 from sparsec.compiler.target import host

@@ -9,6 +9,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from sparsec.backends.tuning.timing import relaxed_flag
+
 HERE = Path(__file__).resolve().parent
 
 
@@ -38,7 +40,7 @@ def interleave_node(
         entries: The contenders.
         folder: For temporary files.
         rounds: How often each is timed; 0: not warmed up either.
-        flags: Of Node; None: those of `relaxed_flag`.
+        flags: Of Node; None: those of `sparsec.backends.tuning.timing.relaxed_flag`.
 
     Returns:
         By name: ``times`` of all rounds in milliseconds, ``first`` with loading, ``output`` as numbers, or ``error``.
@@ -55,15 +57,6 @@ def interleave_node(
         raise RuntimeError(msg)
     found: dict[str, Any] = json.loads(answer.read_text("utf-8"))
     return found
-
-
-def relaxed_flag() -> list[str]:
-    """Node 20 knows relaxed SIMD only behind a flag, and its first compiler gets the dot product wrong; it is left out.
-
-    Later versions do not know the flag, and do not need it.
-    """
-    version = subprocess.run(["node", "--version"], capture_output=True, text=True, check=True).stdout.strip()
-    return ["--experimental-wasm-relaxed-simd", "--no-liftoff"] if version.startswith("v20.") else []
 
 
 def install_peers() -> None:

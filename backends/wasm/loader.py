@@ -3,10 +3,13 @@
 
 import json
 import re
+from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from math import prod
 from typing import Any
+
+import wasmtime
 
 from sparsec.backends.entry import comment, describe
 from sparsec.compiler.lowering.program import Port, Program
@@ -18,12 +21,6 @@ ARRAY_TYPES: dict[str, str] = {
 }  # fmt: skip
 """JavaScript's typed array of each port type."""
 
-_PROBE = (
-    0, 97, 115, 109, 1, 0, 0, 0, 1, 5, 1, 96, 0, 1, 123, 3, 2, 1, 0, 10, 19, 1, 17, 0,
-    65, 0, 253, 15, 65, 0, 253, 15, 65, 0, 253, 17, 253, 147, 2, 11,
-)  # fmt: skip
-"""``(module (func (result v128) ... i32x4.relaxed_dot_i8x16_i7x16_add_s))``"""
-
 
 def module(program: Program) -> str:
     """The text of `model.mjs`."""
@@ -34,9 +31,14 @@ def module(program: Program) -> str:
             "INPUTS": _ports(program.inputs),
             "OUTPUTS": _ports(program.outputs),
             "WEIGHT_BYTES": str(len(program.weights)),
-            "PROBE": ", ".join(map(str, _PROBE)),
+            "PROBE": b64encode(probe()).decode("ascii"),
         },
     )
+
+
+def probe() -> bytes:
+    """The WebAssembly module by which `model.mjs` finds out whether an engine computes relaxed SIMD exactly."""
+    return bytes(wasmtime.wat2wasm(_text("probe.wat")))
 
 
 def types(program: Program) -> str:
@@ -45,8 +47,11 @@ def types(program: Program) -> str:
 
 
 def _fill(template: str, values: Mapping[str, str]) -> str:
-    text = files("sparsec.backends.wasm").joinpath(template).read_text("utf-8")
-    return re.sub(r"@([A-Z_]+)@", lambda match: values[match[1]], text)
+    return re.sub(r"@([A-Z_]+)@", lambda match: values[match[1]], _text(template))
+
+
+def _text(name: str) -> str:
+    return files("sparsec.backends.wasm").joinpath(name).read_text("utf-8")
 
 
 def _example(program: Program) -> str:

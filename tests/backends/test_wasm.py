@@ -9,36 +9,18 @@ import pytest
 import wasmtime
 
 from sparsec.backends.isa import ISAS
+from sparsec.backends.tuning.timing import relaxed_flag
 from sparsec.backends.wasm import emit, loader
 from sparsec.backends.wasm.run import Runner
 from sparsec.compiler.errors import ArtifactError, TargetError, ToolchainError
 from sparsec.compiler.lowering.program import Port
 from sparsec.compiler.manifest import TYPES
-
-RELAXED = "--experimental-wasm-relaxed-simd"
-
-
-def node_version():
-    node = shutil.which("node")
-    done = subprocess.run([node, "--version"], capture_output=True, text=True, check=True) if node else None
-    return int(done.stdout.lstrip("v").split(".")[0]) if done else 0
-
-
-needs_node = pytest.mark.skipif(node_version() < 20, reason="found no Node.js 20 or newer")
+from tests.backends.wasm_node import FLAGS, needs_node, node, node_version
 
 
 @pytest.fixture
 def wasm(built):
     return built("wasm")
-
-
-def node(folder, script, *flags):
-    """Run a module script beside an artifact and parse what it prints as JSON."""
-    done = subprocess.run(
-        ["node", *flags, "--input-type=module", "-e", script], cwd=folder, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
 
 
 def inputs_text(inputs):
@@ -92,7 +74,7 @@ def test_the_target_with_relaxed_simd_writes_the_same_files(demo, wasm, tmp_path
 
 @needs_node
 @pytest.mark.node
-@pytest.mark.parametrize("flags", [(), (RELAXED,)], ids=["plain", "relaxed"])
+@pytest.mark.parametrize("flags", FLAGS, ids=FLAGS.values())
 def test_node_computes_what_it_must(demo, wasm, flags):
     inputs = demo.sample(1)
     check(demo, node(wasm.folder, script(inputs), *flags), inputs)
@@ -102,9 +84,7 @@ def test_node_computes_what_it_must(demo, wasm, flags):
 @pytest.mark.node
 def test_node_takes_the_module_that_the_engine_knows(demo, wasm, tmp_path):
     text = 'import { hasRelaxedSimd } from "./model.mjs"; console.log(hasRelaxedSimd())'
-    assert node(wasm.folder, text, RELAXED) is True
-    probe = f"console.log(WebAssembly.validate(new Uint8Array({list(loader._PROBE)})))"
-    assert node(wasm.folder, text) is node(wasm.folder, probe)
+    assert node(wasm.folder, text, *relaxed_flag()) is True
     shutil.copytree(wasm.folder, tmp_path / "plain")
     (tmp_path / "plain" / "model.wasm").unlink()
     if node_version() < 21:
