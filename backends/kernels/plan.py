@@ -93,7 +93,7 @@ class Plan:
     @property
     def columns_with_rest(self) -> list[Span]:
         """The same for kernels that finish a few positions of one run with vectors over filters."""
-        if not self.walk.flat:
+        if not self.walk.flat or self.tile.filters % 4:
             return self.columns
         return spans_with_rest(self.walk.columns, self.tile.vectors, self.tile.lanes)
 
