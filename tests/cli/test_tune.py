@@ -78,13 +78,20 @@ def test_a_place_that_cannot_be_written_is_refused_first(here, refused, few):
     refused("tune", "-o", "no/where.json", says="which is no folder")
 
 
+_SPARSE = ("block(4x4)", "unstructured")
+
+
 @pytest.mark.parametrize("isa", ["avx2", "avx512vnni", "neon", "neon-dotprod", "simd128", "relaxed-simd"])
 def test_samples_know_every_family_with_a_choice(isa):
     found = samples(BY_FAMILY, ISAS[isa].lanes("float32"), built_in(isa).costs)
     families = {sample.spec.family for sample in found}
     assert {"convolution", "depthwise", "linear", "matvec", "sparse", "sparse-matvec", "pad", "elementwise"} <= families
-    assert {(s.spec.op.dtype, s.spec.pattern) for s in found if s.spec.family == "sparse"} >= {
-        (dtype, pattern) for dtype in ("float32", "uint8") for pattern in ("block(4x4)", "unstructured")
+    sparse = {(s.spec.family, s.spec.op.dtype, s.spec.pattern) for s in found if s.spec.pattern in _SPARSE}
+    assert sparse >= {
+        ("sparse", "float32", "block(4x4)"),
+        ("sparse", "uint8", "block(4x4)"),
+        ("row-masks", "float32", "unstructured"),
+        ("word-pairs", "uint8", "unstructured"),
     }
 
 
