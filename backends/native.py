@@ -26,6 +26,7 @@ HEADER, ARCHIVE, LIBRARY = "model.h", "libmodel.a", "libmodel.so"
 
 _SECTION = struct.Struct("<IIQQQQ")
 _ALLOCATED = 2
+_REMEDY = "Verify the artifact."
 
 
 def emit(program: Program, target: Target, compile_kernels: Compile, folder: Path) -> Code:
@@ -133,12 +134,18 @@ def _library(path: Path) -> ctypes.CDLL:
         try:
             return ctypes.CDLL(str(copy))
         except OSError as error:
-            msg = f"Artifact '{path.parent}': cannot load '{path.name}': {error}. Verify the artifact."
+            msg = f"Artifact '{path.parent}': cannot load '{path.name}': {error}. {_REMEDY}"
             raise ArtifactError(msg) from error
 
 
 def _crew(library: ctypes.CDLL, manifest: Manifest) -> Crew | None:
-    if not 1 < manifest.threads <= cores():
+    if manifest.threads == 1:
+        return None
+    made_for = _function(library, f"{manifest.name}_threads", ctypes.c_int, 0)()
+    if made_for != manifest.threads:
+        msg = f"The artifact's library is made for {made_for} threads, its manifest says {manifest.threads}. {_REMEDY}"
+        raise ArtifactError(msg)
+    if manifest.threads > cores():
         return None
     function = _function(library, f"{manifest.name}_run_thread", ctypes.c_int, 5)
     function.argtypes = [*[ctypes.c_void_p] * 5, ctypes.c_int]  # type: ignore[attr-defined]
@@ -149,7 +156,7 @@ def _function(library: ctypes.CDLL, name: str, result: type[Any], pointers: int)
     try:
         function = getattr(library, name)
     except AttributeError as error:
-        msg = f"The artifact's library has no function '{name}'. Verify the artifact."
+        msg = f"The artifact's library has no function '{name}'. {_REMEDY}"
         raise ArtifactError(msg) from error
     function.restype, function.argtypes = result, [ctypes.c_void_p] * pointers
     return function  # type: ignore[no-any-return]

@@ -70,7 +70,12 @@ def declarations(program: Program) -> list[str]:
     if program.threads == 1:
         return []
     text = _DECLARATIONS.format(
-        name=program.name, BIG=program.name.upper(), threads=program.threads, parameters=PARAMETERS, bytes=SYNC_BYTES
+        name=program.name,
+        BIG=program.name.upper(),
+        threads=program.threads,
+        last=program.threads - 1,
+        parameters=PARAMETERS,
+        bytes=SYNC_BYTES,
     )
     return text.splitlines()
 
@@ -97,7 +102,7 @@ static void meet(uint32_t *sync) {
 _DECLARATIONS = """\
 
 /* The same by {threads} threads at once. {name}_threads returns {threads}. Each of as many threads of yours calls
- * {name}_run_thread with the same pointers and a number of its own, 0 to {threads} - 1; it returns when all are done.
+ * {name}_run_thread with the same pointers and a number of its own, 0 to {last}; it returns when all are done.
  * The results have the same bits as those of {name}_run, which does all the work on the thread that calls it.
  *   sync     {bytes} bytes at a multiple of {bytes}, zero before the first run; the next run may use them as they are.
  * Between two layers threads wait for each other without sleeping. So have at least {threads} free processor cores, and

@@ -64,7 +64,7 @@ class Request:
 @profile_option
 @click.option("--name", help="Prefix of the C functions (default: the model file's name).")
 @click.option(
-    "--threads", type=click.IntRange(1, 16), default=1, help="That shall run it, for x86 and arm (default: 1)."
+    "--threads", type=click.IntRange(1, 16), default=1, help="How many run it together, x86 and arm only (default: 1)."
 )
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, help="For every random choice (default: 0).")
 @click.option("--emit", "kind", type=NearestChoice(KINDS), default="artifact", help="The stage to stop at.")

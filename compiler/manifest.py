@@ -11,7 +11,7 @@ from typing import Any
 
 from sparsec.compiler.errors import ArtifactError, TargetError
 from sparsec.compiler.lowering.program import Port
-from sparsec.compiler.target import MOST_THREADS, Target
+from sparsec.compiler.target import Target, most_threads
 
 FORMAT = 1
 """Version of the format; a reader refuses any other."""
@@ -183,11 +183,12 @@ def _manifest(data: Any) -> Manifest:
             "sizes", "kernels", "files")  # fmt: skip
     top = _object(data, "the top", keys)
     sizes = _object(top["sizes"], "'sizes'", ("arena", "weights", "code"))
+    target = _target(top["target"])
     return Manifest(
         sparsec=_string(top["sparsec"], "'sparsec'"),
         name=_matching(top["name"], "'name'", _IDENTIFIER, "a C identifier"),
-        target=_target(top["target"]),
-        threads=_threads(top["threads"]),
+        target=target,
+        threads=_threads(top["threads"], target),
         source_sha256=_sha256(_object(top["source"], "'source'", ("sha256",))["sha256"], "'source'"),
         recipe=_string(top["recipe"], "'recipe'"),
         tolerance=_tolerance(top["tolerance"]),
@@ -232,10 +233,10 @@ def _number(value: Any, where: str) -> int:
     return int(value)
 
 
-def _threads(value: Any) -> int:
-    count = _number(value, "'threads'")
-    _require(1 <= count <= MOST_THREADS, "'threads'", value, f"a whole number in 1..{MOST_THREADS}")
-    return count
+def _threads(value: Any, target: Target) -> int:
+    whole, most = isinstance(value, int) and not isinstance(value, bool), most_threads(target)
+    _require(whole and 1 <= value <= most, "'threads'", value, f"a whole number in 1..{most} for target '{target}'")
+    return int(value)
 
 
 def _tolerance(value: Any) -> float:

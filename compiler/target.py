@@ -82,6 +82,11 @@ def cores() -> int:
     return len(allowed(0)) if allowed else os.cpu_count() or 1
 
 
+def most_threads(target: Target) -> int:
+    """How many threads of the caller can run one artifact of this target together."""
+    return MOST_THREADS if target.name in _THREADED else 1
+
+
 def check_threads(threads: int, target: Target) -> None:
     """Refuse a number of threads that a target's artifact cannot have.
 
@@ -91,7 +96,7 @@ def check_threads(threads: int, target: Target) -> None:
     if isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= MOST_THREADS:
         msg = f"Option 'threads' is {threads!r}; expected a whole number in 1..{MOST_THREADS}."
         raise TargetError(msg)
-    if threads > 1 and target.name not in _THREADED:
+    if threads > most_threads(target):
         msg = (
             f"Target '{target}': option 'threads' is {threads}, but its artifacts run on one thread. "
             f"Leave the option out, or compile for {' or '.join(_THREADED)}."

@@ -14,7 +14,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 import sparsec
 from sparsec.backends import isa, link, native, thread_entry
-from sparsec.compiler.errors import TargetError
+from sparsec.compiler.errors import ArtifactError, TargetError
+from sparsec.compiler.load import load
 from sparsec.compiler.lowering import select, threads
 from sparsec.compiler.target import Target, check_threads, cores
 from sparsec.models.catalog import MODELS
@@ -164,6 +165,17 @@ def test_with_too_few_cores_one_thread_does_it_all(pair, written, monkeypatch):
         before = threading.active_count()
         pair.check(artifact.run(pair.sample()), pair.sample())
         assert threading.active_count() == before
+
+
+def test_a_manifest_of_another_number_is_refused_instead_of_waiting_for_ever(pair, tmp_path, monkeypatch, always):
+    artifact = replace(pair, program=replace(pair.program, threads=3)).write("x86", tmp_path / "three")
+    path = artifact.folder / "manifest.json"
+    path.write_text(path.read_text().replace('"threads": 3', '"threads": 2'))
+    with pytest.raises(ArtifactError) as caught, load(artifact.folder) as other:
+        other.run(pair.sample())
+    assert str(caught.value) == (
+        "The artifact's library is made for 3 threads, its manifest says 2. Verify the artifact."
+    )
 
 
 def test_threads_end_with_the_artifact(pair, written, always):

@@ -257,6 +257,14 @@ DAMAGED = {
     "name": (lambda m: m.update(name="a b"), r"at 'name': found 'a b', expected a C identifier"),
     "target": (lambda m: m.update(target="vax"), r"at 'target': Unknown target 'vax'"),
     "host": (lambda m: m.update(target="host"), r"at 'target': found 'host', expected"),
+    **{
+        f"{count!r} threads on {target}": (
+            lambda m, count=count, target=target: m.update(threads=count, target=target),
+            rf"at 'threads': found '{count}', expected a whole number in 1\.\.{most} for target '{target}'",
+        )
+        for target, most in (("x86", 16), ("arm", 16), ("wasm", 1))
+        for count in (0, most + 1, True, 1.5)
+    },
     "hash": (lambda m: m["source"].update(sha256="A" * 64), r"at 'source': found '.*', expected 64 hexadecimal"),
     "tolerance": (
         lambda m: m.update(tolerance=float("nan")),
