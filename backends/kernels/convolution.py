@@ -20,10 +20,7 @@ from sparsec.backends.kernels.dot import Arithmetic, arithmetic, splats
 from sparsec.backends.kernels.epilogue import Tail
 from sparsec.backends.kernels.pad import pad_spec
 from sparsec.backends.kernels.plan import (
-    SHAPES,
-    SQUARE,
     Plan,
-    as_convolution,
     is_depthwise,
     layouts,
     plan_tiles,
@@ -36,7 +33,7 @@ from sparsec.backends.kernels.positions import Span
 from sparsec.backends.kernels.product_cost import tile_cost
 from sparsec.backends.kernels.reference import finish_channels
 from sparsec.compiler.lowering.kernel import Array, KernelSpec, Profile
-from sparsec.compiler.lowering.ops import CHANNELS4, Op
+from sparsec.compiler.lowering.ops import Op
 
 Expr = Any
 _NARROW = 4
@@ -69,12 +66,10 @@ class ConvolutionKernel:
 
     def candidates(self, op: Op, pattern: str, lanes: int) -> Iterable[KernelSpec]:
         """Dense specs with register tiles that fit the op's shape."""
-        turned = as_convolution(op)
-        if turned is None or is_depthwise(op):
+        if is_depthwise(op):
             return
         source, target = layouts(op)
-        alone = target != CHANNELS4 and "codes" not in turned.epilogue.operands
-        for tile in tiles(op, lanes, (*SHAPES, SQUARE) if alone else SHAPES):
+        for tile in tiles(op, lanes):
             yield KernelSpec(self.family, op, "dense", tile, (source,), target)
 
     def prepare(self, spec: KernelSpec) -> KernelSpec | None:

@@ -26,8 +26,6 @@ from sparsec.compiler.lowering.ops import CHANNELS, CHANNELS4, PLAIN, Convolutio
 
 SHAPES = ((8, 3), (8, 2), (8, 1), (4, 6), (4, 4), (4, 3), (4, 2), (4, 1))
 """Filters x vectors of the tiles tried."""
-SQUARE = (3, 3)
-"""Filters x vectors of one more, the largest that 16 registers hold with room to load; not where codes are stored."""
 
 
 def as_convolution(op: Op) -> Convolution | None:
