@@ -102,8 +102,12 @@ def tile_cost(
     )
     places = sum(count for *_, count in each) / max(1, -(-op.filters // op.groups // tile.filters))
     streamed = 4 * steps * (op.filters // op.groups) * places / profile["bytes_per_us"]
-    written = (1 if op.epilogue.dtype == "uint8" else 4) * op.filters * prod(op.out_size) / profile["bytes_per_us"]
-    return profile["call_us"] + max(compute, streamed) + max(finish, written)
+    return profile["call_us"] + max(compute, streamed) + max(finish, _written(op, profile))
+
+
+def _written(op: Convolution, profile: Profile) -> float:
+    """Microseconds to write the output."""
+    return (1 if op.epilogue.dtype == "uint8" else 4) * op.filters * prod(op.out_size) / profile["bytes_per_us"]
 
 
 def rowwise_cost(
@@ -172,7 +176,7 @@ def sparse_cost(
         finish += count * height / rows * (profile["tile_us"] + epilogue_us(op.epilogue, rows * vectors, profile))
         places += share
     streamed = places * (blocks * (4 * rows * steps + 4) + 4 * panels) / profile["bytes_per_us"]
-    return profile["call_us"] + max(compute, streamed) + finish
+    return profile["call_us"] + max(compute, streamed) + max(finish, _written(op, profile))
 
 
 def masks_cost(
@@ -194,11 +198,13 @@ def masks_cost(
         finish += count * (profile["tile_us"] + epilogue_us(op.epilogue, height * vectors, profile))
         places += share
     streamed = places * sum(steps * (4 * rows + 4) for rows, steps in each) / profile["bytes_per_us"]
-    return profile["call_us"] + max(compute, streamed) + finish
+    return profile["call_us"] + max(compute, streamed) + max(finish, _written(op, profile))
 
 
 def pairs_cost(op: Convolution, tiles: Iterable[tuple[int, float, float]], pairs: int, profile: Profile) -> float:
     """Microseconds of a convolution of codes over pairs of words, or of streaming its weights if that is longer.
+
+    A pair takes no less than a word by itself: it has a second load, and a selection, besides.
 
     Args:
         op: The convolution.
@@ -211,19 +217,20 @@ def pairs_cost(op: Convolution, tiles: Iterable[tuple[int, float, float]], pairs
         share = count * rows / op.filters
         loads = (2 * vectors + rows + 1) * profile["load_macs"] * mac_us("float32", profile)
         macs = (rows + _SELECT) * vectors * mac_us(op.dtype, profile)
-        work = (macs**_OVERLAP + loads**_OVERLAP) ** (1 / _OVERLAP)
         spills = profile["spill_factor"] if rows * vectors + vectors + 2 > profile["vector_registers"] else 1.0
-        compute += share * pairs * (work * spills + profile["pair_us"])
+        work = spills * (macs**_OVERLAP + loads**_OVERLAP) ** (1 / _OVERLAP)
+        compute += share * pairs * (max(work, step_us(op.dtype, rows, vectors, profile)) + profile["pair_us"])
         finish += count * (profile["tile_us"] + epilogue_us(op.epilogue, rows * vectors, profile))
         streamed += share * pairs * 4 * (rows + 3) / profile["bytes_per_us"]
-    return profile["call_us"] + max(compute, streamed) + finish
+    return profile["call_us"] + max(compute, streamed) + max(finish, _written(op, profile))
 
 
 def _masked_us(rows: int, height: int, vectors: float, profile: Profile) -> float:
-    """One step for some rows of a panel; all rows' sums stay in registers, and none waits for the step before."""
+    """One step for some rows of a panel, whose sums stay in registers; for all of them no cheaper than a dense one."""
     macs = max(rows * vectors, (rows + vectors) * profile["load_macs"])
     spills = profile["spill_factor"] if height * vectors + vectors + 1 > profile["vector_registers"] else 1.0
-    return macs * mac_us("float32", profile) * spills + profile["mask_us"]
+    masked = macs * mac_us("float32", profile) * spills + profile["mask_us"]
+    return max(masked, step_us("float32", rows, vectors, profile)) if rows == height else masked
 
 
 def matvec_cost(dtype: str, macs: float, nbytes: float, rows: int, epilogue: Epilogue, profile: Profile) -> float:

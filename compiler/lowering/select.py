@@ -15,7 +15,7 @@ from sparsec.compiler.lowering.repricing import (
     priced,
     repricer,
 )
-from sparsec.compiler.pattern import parse_pattern
+from sparsec.compiler.pattern import NM, Unstructured, parse_pattern
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,5 +75,12 @@ def _breakeven(
 
 def _reason(pattern: str, sparse: Priced, rival: float, density: float | None) -> str:
     gain = f"{rival / sparse[0]:.2f}x" if sparse[0] else "unknown"
-    would = "no density pays" if density is None else f"pays from density {density:.2g} down"
+    would = f"no density pays{_advice(pattern)}" if density is None else f"pays from density {density:.2g} down"
     return f"{pattern} kernel reaches {gain} of dense, needs {1 / MARGIN:.2f}x; {would}"
+
+
+def _advice(pattern: str) -> str:
+    """What would help zeros that each row has in places of its own."""
+    parsed = parse_pattern(pattern)
+    alone = isinstance(parsed, Unstructured) or (isinstance(parsed, NM) and parsed.width == 1)
+    return ": prune in blocks, whose rows share their zeros" if alone else ""

@@ -112,8 +112,40 @@ def test_n_of_m_would_pay_with_fewer_of_m():
 
 def test_a_layer_that_no_density_helps_says_so():
     choice = choose(backend_of(95.0), OP, weight_of("unstructured", 0.5), "unstructured")
-    assert choice.refused == "unstructured kernel reaches 0.69x of dense, needs 1.05x; no density pays"
+    assert choice.refused == (
+        "unstructured kernel reaches 0.69x of dense, needs 1.05x; "
+        "no density pays: prune in blocks, whose rows share their zeros"
+    )
     assert choice.breakeven_density is None
+
+
+def test_blocks_that_no_density_helps_are_not_told_to_be_blocks():
+    choice = choose(backend_of(95.0), OP, weight_of("block(4x4)", 0.5), "block(4x4)")
+    assert choice.refused == "block(4x4) kernel reaches 0.69x of dense, needs 1.05x; no density pays"
+    assert choice.breakeven_density is None
+
+
+def test_two_of_four_codes_are_told_what_would_help():
+    op = Convolution("uint8", 256, 256, (14, 14))
+    choice = choose(backend(Target.parse("wasm")), op, weight_of("nm(2:4)", 0.5, (256, 256), np.int8), "nm(2:4)")
+    assert choice.spec.pattern == "dense"
+    assert choice.refused.endswith("no density pays: prune in blocks, whose rows share their zeros")
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("dtype", ["float32", "uint8"])
+@pytest.mark.parametrize(
+    ("op", "taps"),
+    [(Convolution("", 128, 128, (28, 28)), 1), (Convolution("", 64, 64, (28, 28), (3, 3), pads=(1, 1, 1, 1)), 9)],
+    ids=["1x1", "3x3"],
+)
+def test_a_weight_without_zeros_is_compiled_dense(target, dtype, op, taps):
+    found, op = backend(Target.parse(target)), replace(op, dtype=dtype)
+    weight = np.full((op.filters, op.channels, *op.kernel), 7, np.int8 if dtype == "uint8" else np.float32)
+    for rows, cols in ((8, 1), (4, 1), (2, 1), (4, 4)):
+        assert choose(found, op, weight, f"block({rows}x{cols * taps})").spec.pattern == "dense", (rows, cols)
+    alone = choose(found, op, weight, "unstructured")
+    assert alone.price > 0.9 * alone.rival_price
 
 
 @pytest.mark.parametrize("target", TARGETS)
