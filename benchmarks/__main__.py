@@ -17,9 +17,12 @@ from benchmarks import (
     inner_loops,
     instructions,
     instructions_qemu,
+    kernel_sparsity,
+    kernels,
     peers_stacks,
     peers_start,
     threads,
+    timing,
 )
 
 DOC = Path(__file__).resolve().parent.parent / "docs" / "benchmarks.md"
@@ -44,8 +47,10 @@ class Section:
 
 SECTIONS = {
     "efficientnet": Section("EfficientNet-Lite0", efficientnet.__doc__, efficientnet.tables),
-    "start": Section("Size and first answer", peers_start.__doc__, lambda: [peers_start.table()]),
-    "stacks": Section("Layers on WebAssembly", peers_stacks.__doc__, peers_stacks.tables),
+    "start": Section("Size and first answer", peers_start.__doc__, lambda: [peers_start.table()], timing.missing),
+    "stacks": Section("Layers on WebAssembly", peers_stacks.__doc__, peers_stacks.tables, timing.missing),
+    "kernels": Section("Sparse kernels against dense ones", kernels.__doc__, kernels.tables),
+    "mobilenet": Section("MobileNet-v1 with kernel sparsity", kernel_sparsity.__doc__, kernel_sparsity.tables),
     "threads": Section("Two threads", threads.__doc__, lambda: ["\n".join(threads.table()) + "\n"], threads.missing),
     "gqsa": Section("4-bit groups times a vector", gqsa.__doc__, gqsa.tables),
     "instructions": Section(
@@ -63,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     only = parser.parse_args(arguments).only
     parts = [
         "# Benchmarks\n",
-        "Written by `make bench`. One thread; medians of interleaved rounds; above 1x is faster.\n",
+        "Written by `make bench`. One thread unless it says two; medians of interleaved rounds; above 1x is faster.\n",
         f"Machine: {_machine()}. sparsec {sparsec.__version__}, {', '.join(efficientnet.versions())}.\n",
     ]
     for name in only or SECTIONS:

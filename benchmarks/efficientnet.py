@@ -30,7 +30,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from benchmarks import browser, peers_files, peers_models
-from benchmarks.timing import install_peers, interleave, interleave_node, npm_versions, onnxruntime_session
+from benchmarks.timing import install_peers, interleave, interleave_node, missing, npm_versions, onnxruntime_session
 from benchmarks.workers import Worker
 from sparsec.compiler.artifact import Artifact
 from sparsec.compiler.golden import relative_error
@@ -49,14 +49,21 @@ class Row:
 
 def tables(rounds: int = 21) -> Iterator[str]:
     """Markdown, one table a target."""
-    install_peers()
     with tempfile.TemporaryDirectory(prefix="sparsec-") as name:
-        folder = Path(name)
-        artifacts = peers_models.compiled("wasm", folder)
-        entries = wasm_entries(artifacts, folder)
-        yield _web(f"wasm in Node {_node()}", interleave_node(entries, folder, rounds), artifacts)
-        yield _in_browser(entries, folder, artifacts, rounds)
-        yield _x86(folder, rounds)
+        yield from _wasm(Path(name), rounds)
+        yield _x86(Path(name), rounds)
+
+
+def _wasm(folder: Path, rounds: int) -> Iterator[str]:
+    lacking = missing()
+    if lacking:
+        yield f"### wasm\n\nLeft out: {lacking}.\n"
+        return
+    install_peers()
+    artifacts = peers_models.compiled("wasm", folder)
+    entries = wasm_entries(artifacts, folder)
+    yield _web(f"wasm in Node {_node()}", interleave_node(entries, folder, rounds), artifacts)
+    yield _in_browser(entries, folder, artifacts, rounds)
 
 
 def wasm_entries(artifacts: Mapping[str, Artifact], folder: Path) -> list[dict[str, Any]]:

@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.timing import interleave, interleave_node
+from benchmarks import instructions_qemu
+from benchmarks.timing import interleave, interleave_node, missing
 from sparsec.compiler import driver
 from sparsec.compiler.artifact import Artifact
 from sparsec.models.catalog import find
@@ -29,6 +30,13 @@ PRECISIONS: Mapping[str, tuple[str, tuple[str, ...]]] = {
 }
 """How each precision is pruned, and what follows: int8 kernels skip words of four channels, so units span four."""
 TARGETS = {"wasm": "ms", "host": "ms", "arm+dotprod": "million instructions"}
+
+
+def tables() -> Iterator[str]:
+    """Markdown: the table of the targets that this machine can measure, and what it lacks for the others."""
+    lacking = {"wasm": missing(), "host": None, "arm+dotprod": instructions_qemu.missing()}
+    yield "\n".join(table([target for target, lack in lacking.items() if lack is None])) + "\n"
+    yield from (f"Left out: {target}: {lack}.\n" for target, lack in lacking.items() if lack)
 
 
 def table(targets: Sequence[str]) -> Iterator[str]:

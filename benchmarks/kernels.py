@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.alternating import Contender, alternate
+from benchmarks.timing import missing
 from sparsec.backends.isa import for_target
 from sparsec.backends.kernels.plan import Plan
 from sparsec.backends.targets import BY_FAMILY, backend
@@ -52,6 +53,17 @@ class Case:
     density: float
     spec: KernelSpec
     contender: Contender
+
+
+def tables() -> Iterator[str]:
+    """Markdown, one table a target, and what this machine lacks for the others."""
+    for target in TARGETS:
+        lacking = missing() if target.startswith("wasm") else None
+        yield f"Left out: {target}: {lacking}.\n" if lacking else _whole(target)
+
+
+def _whole(target: str) -> str:
+    return "\n".join(table(target, tuple(SHAPES), tuple(PATTERNS))) + "\n"
 
 
 def table(

@@ -6,10 +6,11 @@ sum of its calls: preparation of the operand and kernel. ``--profile FILE`` pric
 that is named then), ``--layers`` prints every layer. Let nothing else run beside it.
 """
 
-import sys
+import argparse
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Sequence
+from itertools import product
 from math import exp, log
 from pathlib import Path
 from statistics import median
@@ -21,6 +22,7 @@ from sparsec.backends.isa import Isa, for_target
 from sparsec.backends.targets import BY_FAMILY
 from sparsec.backends.tuning.timing import Case, best_us
 from sparsec.compiler import driver
+from sparsec.compiler.errors import TargetError
 from sparsec.compiler.lowering.program import Call, LayerChoice, Program, Ref
 from sparsec.compiler.target import Target
 from sparsec.models.catalog import find
@@ -100,16 +102,23 @@ def _summary(title: str, layers: Sequence[LayerChoice], times: dict[str, float])
     )
 
 
-def main(*arguments: str) -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Time and print."""
-    words = list(arguments)
-    whole = "--layers" in words
-    profile = Path(words[words.index("--profile") + 1]) if "--profile" in words else None
-    targets = [word for word in words if not word.startswith("--") and word != str(profile)]
-    for text in targets or TARGETS:
-        for variant in VARIANTS:
-            print(table(Target.parse(text), profile, variant, whole=whole), flush=True)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.prices", description=__doc__)
+    parser.add_argument("targets", nargs="*", metavar="TARGET", type=_target, help="such as host or wasm")
+    parser.add_argument("--profile", type=Path, metavar="FILE", help="of the one target that is named")
+    parser.add_argument("--layers", action="store_true", help="print every layer")
+    options = parser.parse_args(arguments)
+    for target, variant in product(options.targets or map(Target.parse, TARGETS), VARIANTS):
+        print(table(target, options.profile, variant, whole=options.layers), flush=True)
+
+
+def _target(text: str) -> Target:
+    try:
+        return Target.parse(text)
+    except TargetError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

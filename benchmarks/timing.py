@@ -2,6 +2,7 @@
 """Interleaved timings: every round runs each contender once; medians and ratios of medians are what counts."""
 
 import json
+import shutil
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -57,6 +58,12 @@ def interleave_node(
         raise RuntimeError(msg)
     found: dict[str, Any] = json.loads(answer.read_text("utf-8"))
     return found
+
+
+def missing() -> str | None:
+    """What this machine lacks to time WebAssembly in Node, beside peers from npm; None if nothing."""
+    lacking = [name for name in ("node", "npm") if shutil.which(name) is None]
+    return f"{' and '.join(lacking)} not found; install Node.js 20 or later with npm" if lacking else None
 
 
 def install_peers() -> None:
