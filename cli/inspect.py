@@ -36,7 +36,8 @@ def _artifact(path: Path, shapes: Mapping[str, tuple[int, ...]], as_json: bool) 
     sizes = {"code_bytes": manifest.code_bytes, "weight_bytes": manifest.weight_bytes}
     profile = report.get("profile")
     if as_json:
-        print_json({"target": str(manifest.target), **sizes, "profile": profile, "layers": layers})
+        facts = {"target": str(manifest.target), "threads": manifest.threads}
+        print_json({**facts, **sizes, "profile": profile, "layers": layers})
         return
     print_line(f"{manifest.name} for {manifest.target}, by sparsec {manifest.sparsec}")
     for kind, ports in (("input", manifest.inputs), ("output", manifest.outputs)):
@@ -44,6 +45,8 @@ def _artifact(path: Path, shapes: Mapping[str, tuple[int, ...]], as_json: bool) 
             print_line(f"{kind:11}{shortened(port.name)} {port.dtype} {_sides(port.shape)}")
     print_line(f"sizes      code {in_bytes(manifest.code_bytes)}, weights {in_bytes(manifest.weight_bytes)}, "
                f"scratch memory {in_bytes(manifest.arena_bytes)}")  # fmt: skip
+    if manifest.threads > 1:
+        print_line(f"threads    {manifest.threads} run it together; prices are for one")
     if profile is not None:
         print_line(f"prices     for {profile['machine']}{_SOURCES.get(profile['source'], '')}{_elsewhere(profile)}")
     for step in report["steps"]:

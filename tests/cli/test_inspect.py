@@ -10,10 +10,16 @@ def test_an_artifact_has_the_stable_keys(compiled, sparsec):
     done = sparsec("inspect", compiled, "--json")
     assert done.exit_code == 0, done.stderr
     data = json.loads(done.stdout)
-    assert data.keys() == {"target", "code_bytes", "weight_bytes", "profile", "layers"}
+    assert data.keys() == {"target", "threads", "code_bytes", "weight_bytes", "profile", "layers"}
     assert data["code_bytes"] > 0
     assert data["layers"]
     assert all(layer.keys() == LAYER for layer in data["layers"])
+
+
+def test_an_artifact_for_several_threads_says_so(model, sparsec):
+    assert sparsec("compile", model, "--target", "host", "--threads", 2, "-o", "two").exit_code == 0
+    assert "threads    2 run it together; prices are for one" in sparsec("inspect", "two").stdout.splitlines()
+    assert json.loads(sparsec("inspect", "two", "--json").stdout)["threads"] == 2
 
 
 def test_a_model_shows_the_zeros_it_has(model, sparsec):
