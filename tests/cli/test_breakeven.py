@@ -21,9 +21,11 @@ def test_the_table_has_a_row_for_each_layer_and_precision(sparsec, here):
     done = sparsec("breakeven", "--target", "wasm", *SMALL)
     assert done.exit_code == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert [line.split()[0] for line in lines if line.startswith(("64x", "32x"))] == ["64x64x49", "32x16x49x3x3"] * 2
+    rows = [line.split()[0] for line in lines if line.startswith(("64x", "32x"))]
+    assert rows == ["64x64x49", "32x16x49x3x3"] * 2 + ["64x64x49"]
     assert any("float32 layer" in line and "block(4x4)" in line and "unstructured" in line for line in lines)
     assert any("int8 layer" in line for line in lines)
+    assert any("int4 layer" in line and "block(1x16)" in line for line in lines)
     assert list(here.iterdir()) == []
 
 
