@@ -52,11 +52,6 @@ def count(artifact: Path, inputs: Arrays) -> float:
     return counts(artifact, inputs).total
 
 
-def count_onnxruntime(model: bytes | onnx.ModelProto, inputs: Arrays, processor: str = "Neoverse N1") -> float:
-    """Instructions of one inference in onnxruntime; see `counts_onnxruntime`."""
-    return counts_onnxruntime(model, inputs, processor).total
-
-
 def counts(artifact: Path, inputs: Arrays) -> Counts:
     """What one inference of an artifact for ARM executes.
 

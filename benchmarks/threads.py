@@ -42,8 +42,6 @@ VARIANTS: Mapping[str, tuple[str, ...]] = {
     "sparse int8, 4x4 at 0.5": (PRUNE, "quantize{correct_bias=false}"),
 }
 """Passes by the name of what they make."""
-GOAL = 1.8
-"""Of the ratio."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,11 +44,6 @@ def keep(value: Expr) -> Expr:
     return T.Bind(cell[0])
 
 
-def bind_all(values: Sequence[Expr]) -> list[Expr]:
-    """`bind` each."""
-    return [T.Bind(value) for value in values]
-
-
 @contextmanager
 def loop(count: int | Expr) -> Iterator[Expr]:
     """The body for 0, 1, ... count - 1; no loop, and a literal 0, where the count is known to be one."""

@@ -89,15 +89,6 @@ def _is_idle(node: ir.Node) -> bool:
     return training.const_value is not None and not training.const_value.numpy().any()
 
 
-def _copy_of_idle(graph: ir.Graph, node: ir.Node) -> ir.Node:
-    """Put an Identity in the place of an idle Dropout."""
-    _drop_mask(graph, node)
-    copy, old = ir.node("Identity", node.inputs[:1], name=node.name), node.outputs[0]
-    copy.outputs[0].name, copy.outputs[0].type, copy.outputs[0].shape = old.name, old.type, old.shape
-    ir.convenience.replace_nodes_and_values(graph, node, [node], [copy], [old], copy.outputs)
-    return copy
-
-
 def _drop_mask(graph: ir.Graph, node: ir.Node) -> None:
     """The mask of an idle Dropout keeps everything."""
     if len(node.outputs) < 2 or not node.outputs[1].name:

@@ -13,7 +13,6 @@ from sparsec.compiler.calibration import Calibration
 Feeds = dict[str, Tensor]
 _VALIDATION = 8
 """One sample in so many is kept apart."""
-_LEAST_SIDE = 16
 _CLOSEST = 0.6
 """The smallest side of a view, as a share of the image's."""
 
