@@ -83,6 +83,21 @@ _FOR_TARGET = {
 }
 
 
+_FAST_TWIN = {"simd128": "relaxed-simd"}
+"""A WebAssembly artifact holds both modules; most engines take the second."""
+
+
 def for_target(target: Target) -> Isa:
-    """The instruction set that `target`'s kernels use."""
+    """The instruction set that `target`'s kernels use at least."""
     return ISAS[_FOR_TARGET[str(target)]]
+
+
+def priced_for(target: Target) -> Isa:
+    """The instruction set by whose profile `target`'s kernels are chosen: that of the artifact's fast code."""
+    name = _FOR_TARGET[str(target)]
+    return ISAS[_FAST_TWIN.get(name, name)]
+
+
+def twins_of(isa: Isa) -> list[Isa]:
+    """The instruction sets of which an artifact holds code besides `isa`, from the same kernels."""
+    return [ISAS[plain] for plain, fast in _FAST_TWIN.items() if fast == isa.name]

@@ -8,7 +8,7 @@ from typing import Any
 
 from sparsec.backends import fallback, tir
 from sparsec.backends.build import Code, Kernels, Progress, compile_functions
-from sparsec.backends.isa import Isa, for_target
+from sparsec.backends.isa import Isa, for_target, priced_for, twins_of
 from sparsec.backends.kernels.table import KERNELS
 from sparsec.backends.profiles import built_in
 from sparsec.compiler.lowering.kernel import Backend, Kernel
@@ -26,7 +26,7 @@ def backend(target: Target, profile: MachineProfile | None = None) -> Backend:
         target: What to compile for.
         profile: To price kernels by; None for the built-in one.
     """
-    isa = for_target(target)
+    isa = priced_for(target)
     profile = profile or built_in(isa.name)
     return Backend(
         name=str(target),
@@ -34,6 +34,7 @@ def backend(target: Target, profile: MachineProfile | None = None) -> Backend:
         kernels=BY_FAMILY,
         profile=profile.costs,
         profile_name=profile.machine,
+        twins=tuple(built_in(twin.name).costs for twin in twins_of(isa)),
         fallback=fallback.lower_node,
         operators=fallback.operators(),
     )
@@ -45,7 +46,7 @@ def profile_of(target: Target, path: Path | None = None) -> MachineProfile:
     Raises:
         DataError: If the file is malformed, or for another instruction set.
     """
-    known = built_in(for_target(target).name)
+    known = built_in(priced_for(target).name)
     return known if path is None else read(path, known, target)
 
 

@@ -86,9 +86,9 @@ def measure(target: Target, reporter: Reporter = silent, milliseconds: float | N
         TargetError: If this machine cannot run the target's kernels.
         ToolchainError: If kernels cannot be compiled, or the engine fails.
     """
-    from sparsec.backends.isa import for_target
+    from sparsec.backends.isa import priced_for
     from sparsec.backends.targets import BY_FAMILY, profile_of
     from sparsec.backends.tuning.tune import MILLISECONDS, require_runnable, tune
 
     require_runnable(target)
-    return tune(BY_FAMILY, for_target(target), profile_of(target), reporter, milliseconds or MILLISECONDS)
+    return tune(BY_FAMILY, priced_for(target), profile_of(target), reporter, milliseconds or MILLISECONDS)

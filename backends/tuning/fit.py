@@ -26,6 +26,8 @@ _PULL = 0.1
 _OUTLIER = 0.25
 _WIDEST = float(np.log(30.0))
 """A cost moves by this factor at most; beyond it, the formulas no longer describe the machine."""
+_NARROW = {"load_macs": float(np.log(1.5))}
+"""Costs that may move less: samples can hardly tell slow loads from slow multiplication, other layers can."""
 _SMALLEST = 1e-6
 
 
@@ -58,10 +60,12 @@ def _fit_continuous(
         costs = {**start, **dict(zip(names, np.exp(origin + shift).tolist(), strict=True))}
         return np.concatenate([_errors(prices, times, costs), _PULL * shift])
 
+    reach = np.array([_NARROW.get(name, _WIDEST) for name in names])
     begin = np.log([max(start[name], _SMALLEST) for name in names]) - origin
     guess = begin if start is not known else _first_guess(prices, times, known, names)
+    guess = np.clip(guess, -reach, reach)
     found = least_squares(
-        residuals, guess, loss="soft_l1", f_scale=_OUTLIER, bounds=(-_WIDEST, _WIDEST), xtol=1e-4, ftol=1e-4
+        residuals, guess, loss="soft_l1", f_scale=_OUTLIER, bounds=(-reach, reach), xtol=1e-4, ftol=1e-4
     )
     fitted = np.exp(origin + found.x).tolist()
     return {**start, **{name: float(f"{value:.3g}") for name, value in zip(names, fitted, strict=True)}}

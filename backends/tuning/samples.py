@@ -24,7 +24,13 @@ Kernels = Mapping[str, Kernel]
 _SHAPES = tuple(
     Shape.parse(text) for text in ("128x128x196", "256x64x49", "32x24x3136", "32x32x196x3x3", "384x256x1", "512x1024x1")
 )
-_PATTERNS = (("block(4x4)", 0.5), ("block(4x4)", 0.2), ("unstructured", 0.3))
+_PATTERNS = (
+    ("block(4x4)", 0.5),
+    ("block(4x4)", 0.2),
+    ("block(8x1)", 0.5),
+    ("unstructured", 0.5),
+    ("unstructured", 0.3),
+)
 _DENSE = ("dense", 1.0)
 _MOST = 5
 """Specs of one op and pattern: the cheapest by the known prices, and two others."""

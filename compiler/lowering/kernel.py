@@ -123,6 +123,7 @@ class Backend:
         profile: Measured costs; `profile_name` says of which machine.
         fallback: Lowers any other node: (node, input constants by position) -> Fallback.
         operators: ONNX operators that the fallback knows.
+        twins: Profiles of slower code that is built from the same kernels; a sparse one must not lose there either.
     """
 
     name: str
@@ -132,3 +133,4 @@ class Backend:
     profile_name: str
     fallback: Callable[..., Fallback]
     operators: frozenset[str] = frozenset()
+    twins: tuple[Profile, ...] = ()

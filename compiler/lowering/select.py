@@ -2,6 +2,7 @@
 """Selection: the cheapest kernel for an op; a sparse one only where it beats the best dense one of its precision."""
 
 from dataclasses import dataclass
+from math import prod
 
 from sparsec.compiler.lowering.kernel import Array, Backend, KernelSpec
 from sparsec.compiler.lowering.ops import Op
@@ -16,6 +17,9 @@ from sparsec.compiler.lowering.repricing import (
     repricer,
 )
 from sparsec.compiler.pattern import NM, Unstructured, parse_pattern
+
+_ALIKE = 1.03
+"""Prices that differ by less than this factor say nothing: they are further from times than that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,19 +54,36 @@ def choose(
     `relayout` prices the changes of layout that a spec asks for, in microseconds.
     """
     found = priced(backend, op, weight, pattern, relayout)
-    dense = next((pair for pair in found if pair[1].pattern == "dense"), None)
-    sparse = [pair for pair in found if pair[1].pattern != "dense"]
-    if dense is None:
+    dense = [pair for pair in found if pair[1].pattern == "dense"]
+    if not dense:
         return None
-    rival, spec = dense
+    rival = dense[0][0]
+    price, spec = _shortest(dense)
+    offered = [pair for pair in found if pair[1].pattern != "dense"]
+    sparse = [pair for pair in offered if _holds(backend, pair[1], spec, weight)]
     if sparse and sparse[0][0] <= MARGIN * rival:
-        return Choice(sparse[0][1], sparse[0][0], rival)
+        price, spec = _shortest(sparse)
+        return Choice(spec, price, rival)
     if pattern == "dense":
-        return Choice(spec, rival, rival)
-    if not sparse or weight is None:
-        return Choice(spec, rival, rival, f"no {pattern} kernel of this precision and shape for {backend.name}")
-    density = _breakeven(backend, [spec for _, spec in sparse], weight, pattern, relayout, rival)
-    return Choice(spec, rival, rival, _reason(pattern, sparse[0], rival, density), density)
+        return Choice(spec, price, price)
+    if not offered or weight is None:
+        return Choice(spec, price, price, f"no {pattern} kernel of this precision and shape for {backend.name}")
+    if offered[0][0] <= MARGIN * rival:
+        return Choice(spec, price, price, f"{pattern} kernel is slower than dense in the artifact's slower module")
+    density = _breakeven(backend, [spec for _, spec in offered], weight, pattern, relayout, rival)
+    return Choice(spec, price, price, _reason(pattern, offered[0], rival, density), density)
+
+
+def _shortest(found: list[Priced]) -> Priced:
+    """Of the kernels that cost about as little as the cheapest, the one with the smallest tile: the shortest code."""
+    return min((pair for pair in found if pair[0] <= _ALIKE * found[0][0]), key=lambda pair: prod(pair[1].tile))
+
+
+def _holds(backend: Backend, sparse: KernelSpec, dense: KernelSpec, weight: Array | None) -> bool:
+    """Whether a sparse kernel is no slower than the dense one in the artifact's other code, too."""
+    kernels = backend.kernels
+    costs = ((kernels[s.family].cost(s, weight, twin) for s in (sparse, dense)) for twin in backend.twins)
+    return all(mine <= other for mine, other in costs)
 
 
 def _breakeven(

@@ -14,6 +14,9 @@ from sparsec.compiler.lowering.kernel import Array
 INT8 = Quant(8, "channel")
 """What kernels compute with; fewer bits per channel are the same codes in a narrower range."""
 
+_ROUNDED = 0.8
+"""Share of codes that are not zero, from which on scattered zeros are taken for rounding."""
+
 
 @dataclass(frozen=True, slots=True)
 class Weight:
@@ -85,12 +88,17 @@ def _is_integer(quant: Quant | None) -> bool:
 
 
 def _pattern(tensor: object, values: Array) -> tuple[str, float]:
-    """Asked for, or found in the zeros; groups of few bits have many zeros by rounding, which are none to exploit."""
+    """Asked for, or found in the zeros.
+
+    Groups of few bits have many zeros by rounding, and codes of eight some; those are none to exploit.
+    """
     density = float(np.count_nonzero(values)) / max(1, values.size)
     encoding = tensor.encoding if isinstance(tensor, EncodedTensor) else None
     if encoding is not None and (str(encoding.pattern) != "dense" or encoding.quant not in (None, INT8)):
         return str(encoding.pattern), density
-    return str(classify(values.reshape(len(values), -1))[0]), density
+    found = str(classify(values.reshape(len(values), -1))[0])
+    rounded = encoding is not None and found == "unstructured" and density > _ROUNDED
+    return "dense" if rounded else found, density
 
 
 def _leading(array: Array, axis: int) -> Array:

@@ -79,7 +79,9 @@ def test_selection_agrees_with_the_map():
             mask = parse_pattern(curve.pattern).project(scores, density).reshape(weight.shape)
             choice = choose(WASM, op, weight * mask, curve.pattern)
             assert (choice.refused == "") == taken, (curve, choice)
-            assert choice.rival_price == curve.rival
+            assert choice.rival_price == pytest.approx(curve.rival, rel=0.03), (
+                "of kernels that cost alike, the shortest"
+            )
 
 
 def test_groups_of_four_bits_are_mapped_for_matrix_products_of_whole_groups():

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 from dataclasses import dataclass, replace
+from math import prod
 
 import numpy as np
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from sparsec.backends.targets import backend
 from sparsec.compiler.lowering.kernel import Backend, KernelSpec
 from sparsec.compiler.lowering.ops import Convolution, Linear
-from sparsec.compiler.lowering.repricing import MARGIN, Thinning, pays_from, possible_densities
+from sparsec.compiler.lowering.repricing import MARGIN, Thinning, pays_from, possible_densities, priced
 from sparsec.compiler.lowering.select import choose
 from sparsec.compiler.pattern import NM, parse_pattern
 from sparsec.compiler.target import Target
@@ -160,6 +161,26 @@ def test_what_would_have_paid_is_taken(target, pattern):
         assert (taken.spec.pattern, taken.refused) == (pattern, "")
     else:
         assert (refused.refused == "") == (refused.spec.pattern == pattern)
+
+
+def test_a_sparse_kernel_must_not_lose_in_the_other_module():
+    found, op = backend(Target("wasm")), Convolution("uint8", 64, 48, (7, 7))
+    weight = weight_of("block(4x4)", 0.3, (48, 64), np.int8)
+    assert [twin == found.profile for twin in found.twins] == [False]
+    assert choose(found, op, weight, "block(4x4)").spec.family == "sparse"
+    slow = replace(found, twins=({**found.twins[0], "block_us": 1.0},))
+    choice = choose(slow, op, weight, "block(4x4)")
+    assert choice.spec.pattern == "dense"
+    assert choice.refused == "block(4x4) kernel is slower than dense in the artifact's slower module"
+
+
+def test_of_kernels_that_cost_alike_the_smallest_tile_is_taken():
+    found, op = backend(Target("wasm")), Convolution("float32", 64, 48, (14, 14))
+    cheapest, *_ = priced(found, op, None, "dense")
+    alike = [spec for price, spec in priced(found, op, None, "dense") if price <= 1.03 * cheapest[0]]
+    taken = choose(found, op).spec
+    assert taken in alike
+    assert prod(taken.tile) == min(prod(spec.tile) for spec in alike)
 
 
 def test_what_no_kernel_exploits_says_so():
