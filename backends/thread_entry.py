@@ -37,7 +37,7 @@ def source(program: Program) -> str:
     name = program.name
     return "\n".join(
         [
-            _MEET % program.threads,
+            _MEET.format(threads=program.threads, patience=_PATIENCE),
             f"int {name}_threads(void);",
             f"int {name}_threads(void) {{ return {program.threads}; }}",
             "",
@@ -80,23 +80,48 @@ def declarations(program: Program) -> list[str]:
     return text.splitlines()
 
 
+_PATIENCE = 4000
+"""Turns of waiting, some ten microseconds to a hundred, before a thread gives way."""
 _MEET = """\
+enum {{ PATIENCE = {patience} }};
+
 #if defined(__x86_64__)
 #define PAUSE() __asm__ volatile("pause")
 #elif defined(__aarch64__)
 #define PAUSE() __asm__ volatile("yield")
 #endif
 
+/* Let another thread have this core: Linux's sched_yield, the one system call there is. */
+static void give_way(void) {{
+#if defined(__linux__) && defined(__x86_64__)
+  long number = 24;
+  __asm__ volatile("syscall" : "+a"(number) : : "rcx", "r11", "memory");
+#elif defined(__linux__) && defined(__aarch64__)
+  register long number __asm__("x8") = 124;
+  register long result __asm__("x0");
+  __asm__ volatile("svc 0" : "=r"(result) : "r"(number) : "memory");
+#else
+  PAUSE();
+#endif
+}}
+
 /* Wait until all threads are here: sync[0] counts those that are, sync[1] the rounds. */
-static void meet(uint32_t *sync) {
+static void meet(uint32_t *sync) {{
   const uint32_t round = __atomic_load_n(sync + 1, __ATOMIC_ACQUIRE);
-  if (__atomic_add_fetch(sync, 1, __ATOMIC_ACQ_REL) == %du) {
+  if (__atomic_add_fetch(sync, 1, __ATOMIC_ACQ_REL) == {threads}u) {{
     __atomic_store_n(sync, 0, __ATOMIC_RELAXED);
     __atomic_store_n(sync + 1, round + 1, __ATOMIC_RELEASE);
     return;
-  }
-  while (__atomic_load_n(sync + 1, __ATOMIC_ACQUIRE) == round) PAUSE();
-}
+  }}
+  for (int turns = 0; __atomic_load_n(sync + 1, __ATOMIC_ACQUIRE) == round; turns++) {{
+    if (turns < PATIENCE) {{
+      PAUSE();
+    }} else {{
+      give_way();
+      turns = PATIENCE;
+    }}
+  }}
+}}
 """
 
 _DECLARATIONS = """\
@@ -105,7 +130,8 @@ _DECLARATIONS = """\
  * {name}_run_thread with the same pointers and a number of its own, 0 to {last}; it returns when all are done.
  * The results have the same bits as those of {name}_run, which does all the work on the thread that calls it.
  *   sync     {bytes} bytes at a multiple of {bytes}, zero before the first run; the next run may use them as they are.
- * Between two layers threads wait for each other without sleeping. So have at least {threads} free processor cores, and
+ * Between two layers threads wait for each other; they do not sleep, but give way to other threads where that takes
+ * long (Linux's sched_yield, the only system call). So have at least {threads} free processor cores, and
  * do call it from all {threads} threads: one that is missing keeps the others waiting for ever.
  * Returns what {name}_run returns, or 3 if there is no thread of that number: then nothing is done, and others wait.
  *

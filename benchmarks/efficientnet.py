@@ -30,7 +30,15 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from benchmarks import browser, peers_files, peers_models
-from benchmarks.timing import install_peers, interleave, interleave_node, missing, npm_versions, onnxruntime_session
+from benchmarks.timing import (
+    install_peers,
+    interleave,
+    interleave_node,
+    missing,
+    npm_versions,
+    onnxruntime_session,
+    ratio,
+)
 from benchmarks.workers import Worker
 from sparsec.compiler.artifact import Artifact
 from sparsec.compiler.golden import relative_error
@@ -142,11 +150,11 @@ def _table(
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     rivals = [
-        min(row.milliseconds for name, row in rows.items() if name.startswith(f"{rival} {precision}"))
+        min((row.milliseconds for name, row in rows.items() if name.startswith(f"{rival} {precision}")), default=None)
         for precision in ("float32", "int8")
     ]
     for name, row in rows.items():
-        ratios = [f"{other / row.milliseconds:.2f}x" for other in rivals]
+        ratios = [ratio(other, row.milliseconds) for other in rivals]
         sizes = ["", ""]
         if name in artifacts:
             manifest = artifacts[name].manifest

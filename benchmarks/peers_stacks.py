@@ -24,7 +24,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from benchmarks import browser, peers_files, peers_models
-from benchmarks.timing import install_peers, interleave_node
+from benchmarks.timing import install_peers, interleave_node, ratio
 from sparsec.compiler import driver
 
 LAYERS = 8
@@ -171,13 +171,16 @@ def _table(title: str, found: Mapping[str, Mapping[str, Any]], rival: str) -> st
         shape: {name: 1e3 * median(each["times"]) / LAYERS for name, each in rows.items() if not each["error"]}
         for shape, rows in found.items()
     }
-    best = {shape: min(us for name, us in rows.items() if name.startswith(rival)) for shape, rows in shapes.items()}
+    best = {
+        shape: min((us for name, us in rows.items() if name.startswith(rival)), default=None)
+        for shape, rows in shapes.items()
+    }
     lines = [
         f"| microseconds of one convolution (against {rival}) | " + " | ".join(found) + " |",
         "| --- |" + " ---: |" * len(found),
     ]
     for name in next(iter(shapes.values())):
-        cells = [f"{rows[name]:.0f} ({best[shape] / rows[name]:.2f}x)" for shape, rows in shapes.items()]
+        cells = [f"{rows[name]:.0f} ({ratio(best[shape], rows[name])})" for shape, rows in shapes.items()]
         lines.append("| " + " | ".join([name, *cells]) + " |")
     refused = {name: each["error"] for rows in found.values() for name, each in rows.items() if each["error"]}
     lines += [f"\nLeft out: {name}: {why.splitlines()[0]}" for name, why in refused.items()]

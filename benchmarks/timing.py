@@ -90,6 +90,11 @@ def _installed(name: str) -> str | None:
     return json.loads(path.read_text("utf-8"))["version"] if path.exists() else None
 
 
+def ratio(rival: float | None, mine: float) -> str:
+    """How many times faster than a rival, for a table; a dash where the rival did not run."""
+    return "-" if rival is None else f"{rival / mine:.2f}x"
+
+
 def onnxruntime_session(model: bytes) -> Any:
     """An onnxruntime session with one thread and all optimizations."""
     import onnxruntime
