@@ -18,20 +18,18 @@ from sparsec.backends.isa import Isa
 from sparsec.backends.kernels import emit, packing, vector
 from sparsec.backends.kernels.dot import Arithmetic, arithmetic, splats
 from sparsec.backends.kernels.epilogue import Tail
-from sparsec.backends.kernels.pad import pad_spec
+from sparsec.backends.kernels.padded import PaddedKernel
 from sparsec.backends.kernels.plan import (
     Plan,
     is_depthwise,
     layouts,
     plan_tiles,
     preparation_cost,
-    sums_of,
     tiles,
     weight_rows,
 )
 from sparsec.backends.kernels.positions import Span
 from sparsec.backends.kernels.product_cost import tile_cost
-from sparsec.backends.kernels.reference import finish_channels
 from sparsec.compiler.lowering.kernel import Array, KernelSpec, Profile
 from sparsec.compiler.lowering.ops import Op
 
@@ -59,7 +57,7 @@ class Place:
     rest: int = 0
 
 
-class ConvolutionKernel:
+class ConvolutionKernel(PaddedKernel):
     """See the module. Parameters: operand, packed weights, epilogue operands, out."""
 
     family = "convolution"
@@ -71,11 +69,6 @@ class ConvolutionKernel:
         source, target = layouts(op)
         for tile in tiles(op, lanes):
             yield KernelSpec(self.family, op, "dense", tile, (source,), target)
-
-    def prepare(self, spec: KernelSpec) -> KernelSpec | None:
-        """The `Pad` kernel whose result is this kernel's operand; None if it reads the input itself."""
-        pad = Plan.of(spec).walk.pad
-        return pad_spec(pad) if pad else None
 
     def build(self, spec: KernelSpec, isa: Isa) -> Any:
         """The TIR PrimFunc."""
@@ -99,13 +92,6 @@ class ConvolutionKernel:
         groups = elements.reshape(plan.op.groups, plan.filters, -1)
         weights = np.concatenate([packing.panels(group, plan.tile.filters) for group in groups])
         return (weights, plan.places) if _is_indexed(plan) else (weights,)
-
-    def reference(self, spec: KernelSpec, weight: Array | None, *operands: Array) -> Array:
-        """The same from the prepared operand."""
-        plan = Plan.of(spec)
-        assert weight is not None
-        sums = sums_of(plan, weight, operands[0])
-        return finish_channels(plan.op.epilogue, sums, operands[1:])
 
     def cost(self, spec: KernelSpec, weight: Array | None, profile: Profile) -> float:
         """From the vectors computed, tails included."""

@@ -18,11 +18,10 @@ from sparsec.backends.kernels import emit, vector
 from sparsec.backends.kernels.convolution import Place, place_of
 from sparsec.backends.kernels.dot import Arithmetic, arithmetic, splats
 from sparsec.backends.kernels.epilogue import Tail
-from sparsec.backends.kernels.pad import pad_spec
-from sparsec.backends.kernels.plan import Plan, as_convolution, is_depthwise, layouts, preparation_cost, sums_of
+from sparsec.backends.kernels.padded import PaddedKernel
+from sparsec.backends.kernels.plan import Plan, as_convolution, is_depthwise, layouts, preparation_cost
 from sparsec.backends.kernels.positions import Span, computed, covering, row_spans
 from sparsec.backends.kernels.product_cost import DepthwiseTile, depthwise_cost
-from sparsec.backends.kernels.reference import finish_channels
 from sparsec.backends.kernels.transpose import transpose_bytes, transpose_words
 from sparsec.compiler.lowering.kernel import Array, KernelSpec, Profile
 from sparsec.compiler.lowering.ops import Convolution, Op
@@ -33,7 +32,7 @@ _SHAPES = ((4, 1), (3, 1), (2, 1), (1, 1), (2, 2), (1, 4))
 _WORD = 4
 
 
-class DepthwiseKernel:
+class DepthwiseKernel(PaddedKernel):
     """See the module. Parameters: operand, packed weights, epilogue operands, out."""
 
     family = "depthwise"
@@ -45,11 +44,6 @@ class DepthwiseKernel:
         source, target = layouts(op)
         for tile in sorted(_tiles(op, lanes)):
             yield KernelSpec(self.family, op, "dense", tile, (source,), target)
-
-    def prepare(self, spec: KernelSpec) -> KernelSpec | None:
-        """The `Pad` kernel whose result is this kernel's operand; None if it reads the input itself."""
-        pad = Plan.of(spec).walk.pad
-        return pad_spec(pad) if pad else None
 
     def build(self, spec: KernelSpec, isa: Isa) -> Any:
         """The TIR PrimFunc."""
@@ -76,12 +70,6 @@ class DepthwiseKernel:
             padded[: len(rows), g, : len(taps)] = rows[:, taps]
         ordered = padded.reshape(-1, _WORD, len(groups), _WORD).swapaxes(1, 2)
         return (np.ascontiguousarray(ordered).view(np.int32).ravel(),)
-
-    def reference(self, spec: KernelSpec, weight: Array | None, *operands: Array) -> Array:
-        """The same from the prepared operand."""
-        plan = Plan.of(spec)
-        assert weight is not None
-        return finish_channels(plan.op.epilogue, sums_of(plan, weight, operands[0]), operands[1:])
 
     def cost(self, spec: KernelSpec, weight: Array | None, profile: Profile) -> float:
         """From the vectors computed, tails included."""

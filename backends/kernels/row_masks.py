@@ -11,6 +11,7 @@ Source: the row-mask idea is Sparse Register Tiling's (Wilkinson et al., PLDI 20
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from sparsec.backends.isa import Isa
@@ -19,12 +20,10 @@ from sparsec.backends.kernels.convolution import Place, emit_places
 from sparsec.backends.kernels.dot import Arithmetic, arithmetic, splats
 from sparsec.backends.kernels.epilogue import Tail
 from sparsec.backends.kernels.masks import MASKS, Packed, count, pack
-from sparsec.backends.kernels.pad import pad_spec
-from sparsec.backends.kernels.plan import Plan, as_convolution, layouts, plan_tiles, preparation_cost, sums_of, tiles
-from sparsec.backends.kernels.positions import row_spans
+from sparsec.backends.kernels.padded import PaddedKernel
+from sparsec.backends.kernels.plan import Plan, as_convolution, layouts, plan_tiles, preparation_cost, tiles
 from sparsec.backends.kernels.product_cost import masks_cost
-from sparsec.backends.kernels.reference import finish_channels
-from sparsec.backends.kernels.sparse import elements_of
+from sparsec.backends.kernels.sparse import STORED, PanelSums, elements_of, emit_panels
 from sparsec.compiler.lowering.kernel import Array, KernelSpec, Profile
 from sparsec.compiler.lowering.ops import Op
 from sparsec.compiler.pattern import NM, Block, Unstructured, parse_pattern
@@ -33,8 +32,6 @@ Expr = Any
 _SHAPES = {4: ((2, 4), (3, 3), (4, 2), (4, 4)), 8: ((2, 4), (4, 2)), 16: ((4, 6), (4, 4), (4, 2))}
 """Rows x vectors of the tiles tried, by lanes."""
 _NARROW = 4
-_STORED = 4
-"""Filters that are finished together where codes come in words."""
 _CHAINS = 8
 """Sums that a turn must have for multiply-adds to follow each other without waiting."""
 
@@ -49,7 +46,7 @@ class Streams:
     firsts: Expr
 
 
-class RowMaskKernel:
+class RowMaskKernel(PaddedKernel):
     """See the module. Parameters: operand, values, places, ends of the runs, first values, epilogue operands, out."""
 
     family = "row-masks"
@@ -61,14 +58,9 @@ class RowMaskKernel:
             return
         source, target = layouts(op)
         joined = turned.epilogue.dtype == "uint8" or "codes" in turned.epilogue.operands
-        shapes = [(rows, vectors) for rows, vectors in _SHAPES[lanes] if not joined or _STORED % rows == 0]
+        shapes = [(rows, vectors) for rows, vectors in _SHAPES[lanes] if not joined or STORED % rows == 0]
         for tile in tiles(op, lanes, shapes):
             yield KernelSpec(self.family, op, pattern, tile, (source,), target)
-
-    def prepare(self, spec: KernelSpec) -> KernelSpec | None:
-        """The `Pad` kernel whose result is this kernel's operand; None if it reads the input itself."""
-        pad = Plan.of(spec).walk.pad
-        return pad_spec(pad) if pad else None
 
     def build(self, spec: KernelSpec, isa: Isa) -> Any:
         """The TIR PrimFunc; it serves any weight of the spec's shape."""
@@ -82,7 +74,8 @@ class RowMaskKernel:
         def body(x: Expr, values: Expr, places: Expr, runs: Expr, firsts: Expr, *rest: Expr) -> None:
             tail = Tail(plan.op.epilogue, rest[:-1], rest[-1], isa)
             streams = Streams(values, places, runs, firsts)
-            emit_places(plan, lambda _, place: _emit_panels(plan, isa, way, x, streams, tail, place))
+            sums = partial(_panel_sums, plan, isa, way, x, streams)
+            emit_places(plan, lambda _, at: emit_panels(plan, plan.tile.filters, tail, at, partial(sums, at)))
 
         return emit.function([("float32", plan.operand_elements), *sizes, *plan.tail_parameters], body)
 
@@ -90,12 +83,6 @@ class RowMaskKernel:
         """Values, places of the steps, ends of the runs, and where each panel's values start."""
         packed = _packed(spec, weight)
         return (packed.values, packed.places, packed.runs, packed.firsts)
-
-    def reference(self, spec: KernelSpec, weight: Array | None, *operands: Array) -> Array:
-        """The same from the prepared operand."""
-        plan = Plan.of(spec)
-        assert weight is not None
-        return finish_channels(plan.op.epilogue, sums_of(plan, weight, operands[0]), operands[1:])
 
     def cost(self, spec: KernelSpec, weight: Array | None, profile: Profile) -> float:
         """From the masks that the weight really has."""
@@ -119,25 +106,9 @@ def _packed(spec: KernelSpec, weight: Array) -> Packed:
     return pack(elements_of(plan, weight), plan.tile.filters, plan.places)
 
 
-def _emit_panels(plan: Plan, isa: Isa, way: Arithmetic, x: Expr, streams: Streams, tail: Tail, place: Place) -> None:
-    """All filters over one tile of positions; where codes are stored, panels up to four filters together."""
-    height = plan.tile.filters
-    together = max(1, _STORED // height)
-    for span in row_spans(plan.filters, height * together):
-        with emit.loop(span.count) as i:
-            first = span.start // height + i * together
-            rows: list[list[Expr]] = []
-            for panel in range(-(-len(span.offsets) // height)):
-                rows += _panel_sums(plan, isa, way, x, streams, first + panel, place)
-            tail.store_channels(
-                rows[: len(span.offsets)], span.start + i * span.step, plan.positions, place.at, place.valid
-            )
-
-
 def _panel_sums(
-    plan: Plan, isa: Isa, way: Arithmetic, x: Expr, streams: Streams, panel: Expr, place: Place
-) -> list[list[Expr]]:
-    """Accumulators [row of the panel][vector]."""
+    plan: Plan, isa: Isa, way: Arithmetic, x: Expr, streams: Streams, place: Place, panel: Expr
+) -> PanelSums:
     width = len(place.at)
     masks = MASKS[plan.tile.filters]
     sums = emit.Registers(plan.tile.filters * width, way.dtype, plan.tile.lanes)
@@ -151,7 +122,7 @@ def _panel_sums(
             _emit_step(isa, way, x, at, streams.values, weights, rows, sums, plan.tile.lanes)
         value = value + (end - start) * len(rows)
     found = [sums[i] for i in range(len(sums))]
-    return [found[i : i + width] for i in range(0, len(found), width)]
+    return [found[i : i + width] for i in range(0, len(found), width)], []
 
 
 def _emit_step(

@@ -5,8 +5,9 @@ As in `convolution`, a register tile is filters x vectors of positions. A panel 
 blocks, which says where each block's operand lies; the weights are a stream of the blocks' values.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from sparsec.backends.isa import Isa
@@ -15,11 +16,10 @@ from sparsec.backends.kernels.blocks import Grid, Packed, grids, pack
 from sparsec.backends.kernels.convolution import Place, Rest, emit_places, emit_step
 from sparsec.backends.kernels.dot import Arithmetic, arithmetic
 from sparsec.backends.kernels.epilogue import Tail
-from sparsec.backends.kernels.pad import pad_spec
-from sparsec.backends.kernels.plan import Plan, as_convolution, layouts, plan_tiles, preparation_cost, sums_of, tiles
+from sparsec.backends.kernels.padded import PaddedKernel
+from sparsec.backends.kernels.plan import Plan, as_convolution, layouts, plan_tiles, preparation_cost, tiles
 from sparsec.backends.kernels.positions import row_spans
 from sparsec.backends.kernels.product_cost import sparse_cost
-from sparsec.backends.kernels.reference import finish_channels
 from sparsec.compiler.lowering.kernel import Array, KernelSpec, Profile
 from sparsec.compiler.lowering.ops import Op
 from sparsec.compiler.pattern import Block, parse_pattern
@@ -28,7 +28,7 @@ Expr = Any
 _VECTORS = {8: (3, 2, 1), 4: (6, 4, 3, 2, 1), 2: (6, 4, 3), 1: (8, 4)}
 """Vectors of positions tried, by rows of a block."""
 _NARROW = 4
-_STORED = 4
+STORED = 4
 """Filters that are finished together where codes come in words."""
 
 
@@ -41,7 +41,7 @@ class Streams:
     ends: Expr
 
 
-class SparseKernel:
+class SparseKernel(PaddedKernel):
     """See the module. Parameters: operand, values, block places, panel ends, epilogue operands, out."""
 
     family = "sparse"
@@ -60,11 +60,6 @@ class SparseKernel:
                 tile = (grid.rows, down, across, wide, grid.steps)
                 yield KernelSpec(self.family, op, pattern, tile, (source,), target)
 
-    def prepare(self, spec: KernelSpec) -> KernelSpec | None:
-        """The `Pad` kernel whose result is this kernel's operand; None if it reads the input itself."""
-        pad = Plan.of(spec).walk.pad
-        return pad_spec(pad) if pad else None
-
     def build(self, spec: KernelSpec, isa: Isa) -> Any:
         """The TIR PrimFunc; it serves any weight of the spec's shape."""
         plan, grid = Plan.of(spec), _grid(spec)
@@ -77,7 +72,8 @@ class SparseKernel:
             tail = Tail(plan.op.epilogue, rest[:-1], rest[-1], isa)
             streams = Streams(values, places, ends)
             columns = plan.columns_with_rest
-            emit_places(plan, lambda _, place: _emit_panels(plan, grid, isa, way, x, streams, tail, place), columns)
+            sums = partial(_panel_sums, plan, grid, isa, way, x, streams)
+            emit_places(plan, lambda _, at: emit_panels(plan, grid.rows, tail, at, partial(sums, at)), columns)
 
         return emit.function([(way.dtype, plan.operand_elements), *sizes, *plan.tail_parameters], body)
 
@@ -85,12 +81,6 @@ class SparseKernel:
         """Values, block places and panel ends."""
         packed = _packed(spec, weight)
         return (packed.values, packed.places, packed.ends)
-
-    def reference(self, spec: KernelSpec, weight: Array | None, *operands: Array) -> Array:
-        """The same from the prepared operand."""
-        plan = Plan.of(spec)
-        assert weight is not None
-        return finish_channels(plan.op.epilogue, sums_of(plan, weight, operands[0]), operands[1:])
 
     def cost(self, spec: KernelSpec, weight: Array | None, profile: Profile) -> float:
         """From the blocks that the weight really has."""
@@ -128,30 +118,30 @@ def _packed(spec: KernelSpec, weight: Array) -> Packed:
     return pack(elements_of(plan, weight), _grid(spec), plan.places)
 
 
-def _emit_panels(
-    plan: Plan, grid: Grid, isa: Isa, way: Arithmetic, x: Expr, streams: Streams, tail: Tail, place: Place
-) -> None:
-    """All filters over one tile of positions; where codes are stored, panels up to four filters together."""
-    together = max(1, _STORED // grid.rows)
-    for span in row_spans(plan.filters, grid.rows * together):
+PanelSums = tuple[list[list[Expr]], list[list[Expr]]]
+"""Accumulators of a panel: [row][vector], and [row][position of the rest]."""
+
+
+def emit_panels(plan: Plan, height: int, tail: Tail, place: Place, sums_of: Callable[[Expr], PanelSums]) -> None:
+    """All filters over one tile of positions, by panels of `height` rows.
+
+    Where codes are stored in words, panels up to four filters are finished together.
+    """
+    together = max(1, STORED // height)
+    for span in row_spans(plan.filters, height * together):
         with emit.loop(span.count) as i:
-            first, row = span.start // grid.rows + i * together, span.start + i * span.step
-            rows: list[list[Expr]] = []
-            rests: list[list[Expr]] = []
-            for panel in range(-(-len(span.offsets) // grid.rows)):
-                sums, rest = _panel_sums(plan, grid, isa, way, x, streams, first + panel, place)
-                rows, rests = rows + sums, rests + rest
-            held = len(span.offsets)
-            tail.store_channels(rows[:held], row, plan.positions, place.at, place.valid)
+            first, row, held = span.start // height + i * together, span.start + i * span.step, len(span.offsets)
+            panels = [sums_of(first + panel) for panel in range(-(-held // height))]
+            rows, rests = ([sums for panel in panels for sums in panel[part]][:held] for part in (0, 1))
+            tail.store_channels(rows, row, plan.positions, place.at, place.valid)
             for j in range(place.rest):
-                column = [[sums[j]] for sums in rests[:held]]
+                column = [[sums[j]] for sums in rests]
                 tail.store_channels(column, row, plan.positions, [place.at[-1] + plan.tile.lanes + j])
 
 
 def _panel_sums(
-    plan: Plan, grid: Grid, isa: Isa, way: Arithmetic, x: Expr, streams: Streams, panel: Expr, place: Place
-) -> tuple[list[list[Expr]], list[list[Expr]]]:
-    """Accumulators [row of the panel][vector], and [row of the panel][position of the rest]."""
+    plan: Plan, grid: Grid, isa: Isa, way: Arithmetic, x: Expr, streams: Streams, place: Place, panel: Expr
+) -> PanelSums:
     width = len(place.at)
     sums = emit.Registers(grid.rows * width, way.dtype, plan.tile.lanes)
     rest = Rest.of(way, place, grid.rows, plan.tile.lanes)

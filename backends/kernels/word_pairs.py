@@ -10,6 +10,7 @@ a single row (unstructured zeros, 2:4) only where a dot product takes several in
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -20,13 +21,11 @@ from sparsec.backends.kernels import emit, vector
 from sparsec.backends.kernels.convolution import Place, emit_places
 from sparsec.backends.kernels.dot import Arithmetic, arithmetic, splats
 from sparsec.backends.kernels.epilogue import Tail
-from sparsec.backends.kernels.pad import pad_spec
+from sparsec.backends.kernels.padded import PaddedKernel
 from sparsec.backends.kernels.pairs import Packed, count, pack
-from sparsec.backends.kernels.plan import Plan, as_convolution, layouts, plan_tiles, preparation_cost, sums_of, tiles
-from sparsec.backends.kernels.positions import row_spans
+from sparsec.backends.kernels.plan import Plan, as_convolution, layouts, plan_tiles, preparation_cost, tiles
 from sparsec.backends.kernels.product_cost import pairs_cost
-from sparsec.backends.kernels.reference import finish_channels
-from sparsec.backends.kernels.sparse import elements_of
+from sparsec.backends.kernels.sparse import STORED, PanelSums, elements_of, emit_panels
 from sparsec.compiler.lowering.kernel import Array, KernelSpec, Profile
 from sparsec.compiler.lowering.ops import Op
 from sparsec.compiler.pattern import NM, Block, Unstructured, parse_pattern
@@ -34,8 +33,6 @@ from sparsec.compiler.pattern import NM, Block, Unstructured, parse_pattern
 Expr = Any
 _VECTORS = {8: (3, 2, 1), 4: (6, 4, 3, 2, 1), 2: (6, 4, 2), 1: (4, 3, 2)}
 """Vectors of positions tried, by rows of a panel."""
-_STORED = 4
-"""Filters that are finished together where codes come in words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +45,7 @@ class Streams:
     ends: Expr
 
 
-class WordPairKernel:
+class WordPairKernel(PaddedKernel):
     """See the module. Parameters: operand, values, masks, places of the pairs, panel ends, epilogue operands, out."""
 
     family = "word-pairs"
@@ -61,13 +58,8 @@ class WordPairKernel:
         source, target = layouts(op)
         for rows in _rows(pattern, prod(turned.kernel)):
             for vectors in _VECTORS[rows]:
-                for _, down, across, wide in tiles(op, lanes, [(_STORED, vectors)]):
+                for _, down, across, wide in tiles(op, lanes, [(STORED, vectors)]):
                     yield KernelSpec(self.family, op, pattern, (rows, down, across, wide), (source,), target)
-
-    def prepare(self, spec: KernelSpec) -> KernelSpec | None:
-        """The `Pad` kernel whose result is this kernel's operand; None if it reads the input itself."""
-        pad = Plan.of(spec).walk.pad
-        return pad_spec(pad) if pad else None
 
     def build(self, spec: KernelSpec, isa: Isa) -> Any:
         """The TIR PrimFunc; it serves any weight of the spec's shape."""
@@ -80,7 +72,8 @@ class WordPairKernel:
         def body(x: Expr, values: Expr, masks: Expr, places: Expr, ends: Expr, *rest: Expr) -> None:
             tail = Tail(plan.op.epilogue, rest[:-1], rest[-1], isa)
             streams = Streams(values, masks, places, ends)
-            emit_places(plan, lambda _, place: _emit_panels(plan, isa, way, x, streams, tail, place))
+            sums = partial(_panel_sums, plan, isa, way, x, streams)
+            emit_places(plan, lambda _, at: emit_panels(plan, plan.tile.filters, tail, at, partial(sums, at)))
 
         return emit.function([("int32", plan.operand_elements), *sizes, *plan.tail_parameters], body)
 
@@ -88,12 +81,6 @@ class WordPairKernel:
         """Values, masks, places of both words of each pair, and the number of pairs before each panel."""
         packed = _packed(spec, weight)
         return (packed.values, packed.masks, packed.places, packed.ends)
-
-    def reference(self, spec: KernelSpec, weight: Array | None, *operands: Array) -> Array:
-        """The same from the prepared operand."""
-        plan = Plan.of(spec)
-        assert weight is not None
-        return finish_channels(plan.op.epilogue, sums_of(plan, weight, operands[0]), operands[1:])
 
     def cost(self, spec: KernelSpec, weight: Array | None, profile: Profile) -> float:
         """From the pairs that the weight really needs."""
@@ -117,24 +104,9 @@ def _packed(spec: KernelSpec, weight: Array) -> Packed:
     return pack(elements_of(plan, weight), plan.tile.filters, plan.places)
 
 
-def _emit_panels(plan: Plan, isa: Isa, way: Arithmetic, x: Expr, streams: Streams, tail: Tail, place: Place) -> None:
-    """All filters over one tile of positions; panels up to four filters together."""
-    height = plan.tile.filters
-    together = max(1, _STORED // height)
-    for span in row_spans(plan.filters, height * together):
-        with emit.loop(span.count) as i:
-            first = span.start // height + i * together
-            rows: list[list[Expr]] = []
-            for panel in range(-(-len(span.offsets) // height)):
-                rows += _panel_sums(plan, isa, way, x, streams, first + panel, place)
-            rows = rows[: len(span.offsets)]
-            tail.store_channels(rows, span.start + i * span.step, plan.positions, place.at, place.valid)
-
-
 def _panel_sums(
-    plan: Plan, isa: Isa, way: Arithmetic, x: Expr, streams: Streams, panel: Expr, place: Place
-) -> list[list[Expr]]:
-    """Accumulators [row of the panel][vector]."""
+    plan: Plan, isa: Isa, way: Arithmetic, x: Expr, streams: Streams, place: Place, panel: Expr
+) -> PanelSums:
     width, rows, lanes = len(place.at), plan.tile.filters, plan.tile.lanes
     sums = emit.Registers(rows * width, way.dtype, lanes)
     with emit.loop_range(streams.ends[panel], streams.ends[panel + 1]) as pair:
@@ -149,7 +121,7 @@ def _panel_sums(
             for v, activation in enumerate(xs):
                 sums[r * width + v] = way.accumulate(sums[r * width + v], activation, weight)
     found = [sums[i] for i in range(len(sums))]
-    return [found[i : i + width] for i in range(0, len(found), width)]
+    return [found[i : i + width] for i in range(0, len(found), width)], []
 
 
 def _selected(isa: Isa, mask: Expr, first: Expr, second: Expr) -> Expr:
