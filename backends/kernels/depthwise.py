@@ -149,7 +149,7 @@ def _float_sums(plan: Plan, isa: Isa, way: Arithmetic, x: Expr, w: Expr, row: Ex
     taps = plan.walk.taps
     source = row if plan.filters == 1 else tirx.truncdiv(row, plan.filters)
     start = source * plan.walk.plane + place.start
-    weights = splats(isa, w, row * len(taps), len(taps), plan.tile.lanes)
+    weights = list(splats(isa, w, row * len(taps), len(taps), plan.tile.lanes))
     sums: dict[int, Expr] = {}
     uses = sorted((off + tap, v, t) for v, off in enumerate(place.offsets) for t, tap in enumerate(taps))
     for at, group in groupby(uses, key=lambda use: use[0]):

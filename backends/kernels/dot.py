@@ -6,7 +6,7 @@ activation is a code in 0..127, a weight an int8; each way sums the four product
 a pair of products is at most 2 * 127 * 128 = 32512, so that 16-bit intermediates hold it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from sparsec.backends.kernels import emit, vector
 
 Expr = Any
 Prepared = tuple[Expr, ...]
+_QUAD = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,12 +29,16 @@ class Arithmetic:
         activation: Splits a vector of activations into what `accumulate` takes; done once, used for many rows.
         weight: The same for a vector of weights.
         accumulate: (accumulator, activation, weight) -> new accumulator, of `dtype`.
+        pair: Splits two neighbouring vectors of activations at once, where that is cheaper; a vector of twice the lanes.
+        lane: The weight in one lane of a vector of four, for all lanes, where that is more than a `weight` of a splat.
     """
 
     dtype: str
     activation: Callable[[Expr], Prepared]
     weight: Callable[[Expr], Prepared]
     accumulate: Callable[[Expr, Prepared, Prepared], Expr]
+    pair: Callable[[Expr], tuple[Prepared, Prepared]] | None = None
+    lane: Callable[[Expr, int], Prepared] | None = None
 
 
 def arithmetic(isa: Isa, dtype: str) -> Arithmetic:
@@ -41,15 +46,39 @@ def arithmetic(isa: Isa, dtype: str) -> Arithmetic:
     return _INTEGER[_integer_way(isa)] if dtype == "uint8" else _FLOAT[_float_way(isa)]
 
 
-def splats(isa: Isa, source: Expr, at: Expr, count: int, lanes: int) -> list[Expr]:
-    """`count` consecutive 32-bit weights, each in all lanes of a vector.
+def splats(isa: Isa, source: Expr, at: Expr, count: int, lanes: int) -> Iterator[Expr]:
+    """`count` consecutive 32-bit weights, each in all lanes of a vector, each made when it is asked for.
 
+    So that it stands before its use: LLVM runs out of registers where a full tile's weights are all made first.
     ARM multiplies by one lane of a register, so that one load serves four rows; the others broadcast from memory.
     """
     quads = count // 4 if isa.triple.startswith("aarch64") and lanes == 4 else 0
     loaded = [emit.bind(vector.load(source, at + 4 * i, 4)) for i in range(quads)]
-    fast = [emit.bind(vector.pick(quad, [lane] * 4)) for quad in loaded for lane in range(4)]
-    return fast + [emit.bind(vector.splat(source[at + i], lanes)) for i in range(4 * quads, count)]
+    yield from [emit.bind(vector.pick(quad, [lane] * 4)) for quad in loaded for lane in range(4)]
+    for i in range(4 * quads, count):
+        yield emit.bind(vector.splat(source[at + i], lanes))
+
+
+def activations(way: Arithmetic, x: Expr, start: Expr, offsets: Sequence[int], lanes: int) -> list[Prepared]:
+    """The vectors of activations at these offsets from `start`, each ready to be multiplied by many weights."""
+    found: list[Prepared] = []
+    while len(found) < len(offsets):
+        first, *others = offsets[len(found) :]
+        if way.pair and lanes == _QUAD and others[:1] == [first + lanes]:
+            found += way.pair(emit.bind(vector.load(x, start + first, 2 * lanes)))
+        else:
+            found.append(way.activation(emit.bind(vector.load(x, start + first, lanes))))
+    return found
+
+
+def weights(isa: Isa, way: Arithmetic, source: Expr, at: Expr, count: int, lanes: int) -> Iterator[Prepared]:
+    """`count` consecutive 32-bit weights, each in all lanes of a vector and ready to be multiplied."""
+    if way.lane is None or lanes != _QUAD or count % _QUAD:
+        yield from map(way.weight, splats(isa, source, at, count, lanes))
+        return
+    for first in range(0, count, _QUAD):
+        quad = emit.bind(vector.load(source, at + first, _QUAD))
+        yield from (way.lane(quad, i) for i in range(_QUAD))
 
 
 def multiply_add(isa: Isa, a: Expr, b: Expr, c: Expr) -> Expr:
@@ -144,17 +173,32 @@ def _wasm_pairs(c: Expr, x: Prepared, w: Prepared) -> Expr:
     return c + even + odd
 
 
-def _split_bytes(value: Expr) -> Prepared:
-    """Even and odd bytes as two half vectors; NEON's widening multiply takes those."""
-    whole = emit.bind(_as(value, "int8"))
-    count = vector.lanes_of(whole)
-    return tuple(emit.bind(vector.pick(whole, range(first, count, 2))) for first in (0, 1))
+def _halves(value: Expr) -> Prepared:
+    """The lower and the upper 16 bits of each word, as bytes: NEON multiplies eight of them by eight."""
+    whole = emit.bind(_as(value, "int16"))
+    return tuple(_bytes_of(whole, range(first, vector.lanes_of(whole), 2)) for first in (0, 1))
+
+
+def _bytes_of(shorts: Expr, lanes: Sequence[int]) -> Expr:
+    """Some 16-bit lanes, as bytes."""
+    return emit.bind(T.reinterpret(vector.typed("int8", 2 * len(lanes)), emit.bind(vector.pick(shorts, lanes))))
+
+
+def _pair_of_halves(value: Expr) -> tuple[Prepared, Prepared]:
+    """For two vectors at once, whose halves fill registers."""
+    low, high = _halves(value)
+    first, second = ((vector.pick(low, part), vector.pick(high, part)) for part in (range(8), range(8, 16)))
+    return first, second
+
+
+def _lane_of_halves(quad: Expr, lane: int) -> Prepared:
+    shorts = _as(quad, "int16")
+    return tuple(_bytes_of(shorts, [2 * lane + half] * _QUAD) for half in (0, 1))
 
 
 def _neon_pairs(c: Expr, x: Prepared, w: Prepared) -> Expr:
-    wide = vector.typed("int16", vector.lanes_of(x[0]))
-    even, odd = (T.cast(a, wide) * T.cast(b, wide) for a, b in zip(x, w, strict=True))
-    return c + _call(c, "llvm.aarch64.neon.saddlp.v4i32.v8i16", even + odd)
+    low, high = (T.call_llvm_pure_intrin("int16x8", "llvm.aarch64.neon.smull.v8i16", a, b) for a, b in zip(x, w, strict=True))
+    return c + _call(c, "llvm.aarch64.neon.saddlp.v4i32.v8i16", low + high)
 
 
 def _products(c: Expr, x: Prepared, w: Prepared) -> Expr:
@@ -183,6 +227,8 @@ def _from(widths: Sequence[int], way: Arithmetic) -> Arithmetic:
         lambda value: pick(value).activation(value),
         lambda value: pick(value).weight(value),
         lambda c, x, w: pick(c).accumulate(c, x, w),
+        way.pair,
+        way.lane,
     )
 
 
@@ -197,5 +243,5 @@ _INTEGER = {
     "sdot": _from((4,), Arithmetic("int32", _signed_bytes, _signed_bytes, _sdot)),
     "relaxed": _from((4,), Arithmetic("int32", _signed_bytes, _signed_bytes, _relaxed)),
     "widen-wasm": _from((4,), Arithmetic("int32", _wasm_activation, _wasm_weight, _wasm_pairs)),
-    "widen-neon": _from((4,), Arithmetic("int32", _split_bytes, _split_bytes, _neon_pairs)),
+    "widen-neon": _from((4,), Arithmetic("int32", _halves, _halves, _neon_pairs, _pair_of_halves, _lane_of_halves)),
 }
