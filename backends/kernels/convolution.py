@@ -16,7 +16,7 @@ import numpy as np
 
 from sparsec.backends.isa import Isa
 from sparsec.backends.kernels import emit, packing, vector
-from sparsec.backends.kernels.dot import Arithmetic, arithmetic, splats
+from sparsec.backends.kernels.dot import Arithmetic, activations, arithmetic, weights
 from sparsec.backends.kernels.epilogue import Tail
 from sparsec.backends.kernels.padded import PaddedKernel
 from sparsec.backends.kernels.plan import (
@@ -202,9 +202,9 @@ def _emit_filters(
             row = group * plan.filters + span.start + panel * span.step
             sums = emit.Registers(count * len(place.at), way.dtype, plan.tile.lanes)
             rest = Rest.of(way, place, count, plan.tile.lanes)
-            for at, weights in _steps(plan, streams, place, row * plan.steps, count):
-                emit_step(isa, way, streams.x, at, streams.weights, weights, sums, plan.tile.lanes)
-                rest.emit_step(streams.x, at[-1] + plan.tile.lanes, streams.weights, weights)
+            for start, step in _steps(plan, streams, place, row * plan.steps, count):
+                emit_step(isa, way, streams.x, start, place.offsets, streams.weights, step, sums, plan.tile.lanes)
+                rest.emit_step(streams.x, start + place.offsets[-1] + plan.tile.lanes, streams.weights, step)
             accumulators = [sums[i] for i in range(len(sums))]
             width = len(place.at)
             rows = [accumulators[i : i + width] for i in range(0, len(sums), width)]
@@ -212,26 +212,32 @@ def _emit_filters(
             rest.store(tail, row, plan.positions, place.at[-1] + plan.tile.lanes)
 
 
-def _steps(plan: Plan, streams: Streams, place: Place, first: Expr, count: int) -> Iterator[tuple[list[Expr], Expr]]:
-    """Inside the inner loop, for each step of a turn: where its vectors and its weights lie."""
+def _steps(plan: Plan, streams: Streams, place: Place, first: Expr, count: int) -> Iterator[tuple[Expr, Expr]]:
+    """Inside the inner loop, for each step of a turn: where its operand and its weights start."""
     taps = plan.walk.taps
     if streams.places is not None:
         with emit.loop(plan.steps) as step:
-            start = emit.bind(place.start + streams.places[step])
-            yield [start + offset for offset in place.offsets], first + step * count
+            yield emit.bind(place.start + streams.places[step]), first + step * count
         return
     with emit.loop(plan.depth) as channel:
         start = place.start + channel * plan.walk.plane
         for t, tap in enumerate(taps):
-            yield [start + tap + offset for offset in place.offsets], first + (channel * len(taps) + t) * count
+            yield start + tap, first + (channel * len(taps) + t) * count
 
 
 def emit_step(
-    isa: Isa, way: Arithmetic, x: Expr, at: Sequence[Expr], w: Expr, weights: Expr, sums: emit.Registers, lanes: int
+    isa: Isa,
+    way: Arithmetic,
+    x: Expr,
+    start: Expr,
+    offsets: Sequence[int],
+    w: Expr,
+    at: Expr,
+    sums: emit.Registers,
+    lanes: int,
 ) -> None:
     """One element of the sum for a whole register tile: rows of weights times vectors of activations."""
-    xs = [way.activation(emit.bind(vector.load(x, position, lanes))) for position in at]
-    for r, splat in enumerate(splats(isa, w, weights, len(sums) // len(at), lanes)):
-        weight = way.weight(splat)
+    xs = activations(way, x, start, offsets, lanes)
+    for r, weight in enumerate(weights(isa, way, w, at, len(sums) // len(xs), lanes)):
         for v, activation in enumerate(xs):
-            sums[r * len(at) + v] = way.accumulate(sums[r * len(at) + v], activation, weight)
+            sums[r * len(xs) + v] = way.accumulate(sums[r * len(xs) + v], activation, weight)

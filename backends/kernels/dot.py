@@ -18,6 +18,7 @@ from sparsec.backends.kernels import emit, vector
 Expr = Any
 Prepared = tuple[Expr, ...]
 _QUAD = 4
+_LOW, _HIGH = range(8), range(8, 16)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +30,8 @@ class Arithmetic:
         activation: Splits a vector of activations into what `accumulate` takes; done once, used for many rows.
         weight: The same for a vector of weights.
         accumulate: (accumulator, activation, weight) -> new accumulator, of `dtype`.
-        pair: Splits two neighbouring vectors of activations at once, where that is cheaper; a vector of twice the lanes.
-        lane: The weight in one lane of a vector of four, for all lanes, where that is more than a `weight` of a splat.
+        pair: Splits two neighbouring vectors of activations, loaded as one, where that is cheaper than `activation`.
+        lane: The weight in one lane of a vector of four, for all lanes; what goes with activations out of a `pair`.
     """
 
     dtype: str
@@ -73,12 +74,15 @@ def activations(way: Arithmetic, x: Expr, start: Expr, offsets: Sequence[int], l
 
 def weights(isa: Isa, way: Arithmetic, source: Expr, at: Expr, count: int, lanes: int) -> Iterator[Prepared]:
     """`count` consecutive 32-bit weights, each in all lanes of a vector and ready to be multiplied."""
-    if way.lane is None or lanes != _QUAD or count % _QUAD:
+    if way.lane is None or lanes != _QUAD:
         yield from map(way.weight, splats(isa, source, at, count, lanes))
         return
-    for first in range(0, count, _QUAD):
-        quad = emit.bind(vector.load(source, at + first, _QUAD))
-        yield from (way.lane(quad, i) for i in range(_QUAD))
+    quads = count - count % _QUAD
+    for first in range(0, quads, _QUAD):
+        loaded = emit.bind(vector.load(source, at + first, _QUAD))
+        yield from (way.lane(loaded, i) for i in range(_QUAD))
+    for i in range(quads, count):
+        yield way.lane(emit.bind(vector.splat(source[at + i], _QUAD)), 0)
 
 
 def multiply_add(isa: Isa, a: Expr, b: Expr, c: Expr) -> Expr:
@@ -176,28 +180,36 @@ def _wasm_pairs(c: Expr, x: Prepared, w: Prepared) -> Expr:
 def _halves(value: Expr) -> Prepared:
     """The lower and the upper 16 bits of each word, as bytes: NEON multiplies eight of them by eight."""
     whole = emit.bind(_as(value, "int16"))
-    return tuple(_bytes_of(whole, range(first, vector.lanes_of(whole), 2)) for first in (0, 1))
-
-
-def _bytes_of(shorts: Expr, lanes: Sequence[int]) -> Expr:
-    """Some 16-bit lanes, as bytes."""
-    return emit.bind(T.reinterpret(vector.typed("int8", 2 * len(lanes)), emit.bind(vector.pick(shorts, lanes))))
+    return tuple(_bytes_of(vector.pick(whole, range(i, vector.lanes_of(whole), 2))) for i in (0, 1))
 
 
 def _pair_of_halves(value: Expr) -> tuple[Prepared, Prepared]:
-    """For two vectors at once, whose halves fill registers."""
-    low, high = _halves(value)
-    first, second = ((vector.pick(low, part), vector.pick(high, part)) for part in (range(8), range(8, 16)))
-    return first, second
+    """Of two vectors, whose halves fill registers: one load parts them. The second's are in the upper parts."""
+    halves = _halves(value)
+    low, high = (tuple(vector.pick(half, part) for half in halves) for part in (_LOW, _HIGH))
+    return low, (None, None, *high)
 
 
 def _lane_of_halves(quad: Expr, lane: int) -> Prepared:
+    """In both parts of a register; behind a fence, or LLVM would make the upper part anew."""
     shorts = _as(quad, "int16")
-    return tuple(_bytes_of(shorts, [2 * lane + half] * _QUAD) for half in (0, 1))
+    halves = [_fenced(vector.pick(shorts, [2 * lane + i] * 8)) for i in (0, 1)]
+    return tuple(vector.pick(half, part) for part in (_LOW, _HIGH) for half in halves)
+
+
+def _bytes_of(shorts: Expr) -> Expr:
+    return emit.bind(T.reinterpret(vector.typed("int8", 2 * vector.lanes_of(shorts)), emit.bind(shorts)))
+
+
+def _fenced(value: Expr) -> Expr:
+    fence = _call(T.reinterpret("float32x4", value), "llvm.arithmetic.fence", T.reinterpret("float32x4", value))
+    return emit.bind(T.reinterpret("int8x16", fence))
 
 
 def _neon_pairs(c: Expr, x: Prepared, w: Prepared) -> Expr:
-    low, high = (T.call_llvm_pure_intrin("int16x8", "llvm.aarch64.neon.smull.v8i16", a, b) for a, b in zip(x, w, strict=True))
+    """Of a weight in both parts of a register, the part that the activation is in."""
+    given = [(a, b) for a, b in zip(x, w[: len(x)], strict=True) if a is not None]
+    low, high = (T.call_llvm_pure_intrin("int16x8", "llvm.aarch64.neon.smull.v8i16", a, b) for a, b in given)
     return c + _call(c, "llvm.aarch64.neon.saddlp.v4i32.v8i16", low + high)
 
 

@@ -6,6 +6,7 @@ Besides those of `sparsec.backends.kernels.cost`, with ``<dtype>`` ``float32`` o
 - ``<dtype>_macs_per_us``: multiply-accumulates a microsecond in a register tile without tails, operands in cache;
 - ``vector_lanes``: float32 in the widest vector;
 - ``vector_registers``: how many vectors a tile may keep in registers;
+- ``int8_registers``: the same for codes; given where multiplying them takes more registers;
 - ``mac_chains``: independent sums that keep the multipliers busy;
 - ``load_macs``: multiply-accumulate instructions in whose time one vector is loaded, or one weight broadcast;
 - ``spill_factor``: slowdown of a tile that does not fit the registers;
@@ -65,8 +66,13 @@ def step_us(dtype: str, rows: int, vectors: float, profile: Profile, splats: boo
     parts = (rows * vectors, profile["mac_chains"], loads * profile["load_macs"])
     macs: float = sum(part**_OVERLAP for part in parts) ** (1 / _OVERLAP)
     needed = rows * vectors + int(vectors) + 1
-    spills = profile["spill_factor"] if needed > profile["vector_registers"] else 1.0
+    spills = profile["spill_factor"] if needed > _registers(dtype, profile) else 1.0
     return macs * mac_us(dtype, profile) * spills
+
+
+def _registers(dtype: str, profile: Profile) -> float:
+    codes = profile.get("int8_registers") if dtype == "uint8" else None
+    return profile["vector_registers"] if codes is None else codes
 
 
 def mac_us(dtype: str, profile: Profile) -> float:

@@ -148,9 +148,9 @@ def _panel_sums(
     with emit.loop_range(streams.ends[panel], streams.ends[panel + 1]) as block:
         start = emit.bind(streams.places[block] + place.start)
         for step in range(grid.steps):
-            at = [start + step * plan.walk.plane + offset for offset in place.offsets]
+            first = start + step * plan.walk.plane
             weights = (block * grid.steps + step) * grid.rows
-            emit_step(isa, way, x, at, streams.values, weights, sums, plan.tile.lanes)
-            rest.emit_step(x, at[-1] + plan.tile.lanes, streams.values, weights)
+            emit_step(isa, way, x, first, place.offsets, streams.values, weights, sums, plan.tile.lanes)
+            rest.emit_step(x, first + place.offsets[-1] + plan.tile.lanes, streams.values, weights)
     found = [sums[i] for i in range(len(sums))]
     return [found[i : i + width] for i in range(0, len(found), width)], rest.rows()

@@ -15,7 +15,7 @@ from sparsec.compiler.lowering.kernel import Array, Profile
 Price = Callable[[Profile], float]
 """Microseconds of one kernel by a profile."""
 
-FIXED = ("call_us", "vector_lanes")
+FIXED = ("call_us", "int8_registers", "vector_lanes")
 """Costs that are kept: a property of the instruction set, and what is too small beside a kernel to be told."""
 COUNTED: Mapping[str, tuple[int, ...]] = {
     "vector_registers": (0, -1, -2, -3, -4, -5, -6, -7, -8),
