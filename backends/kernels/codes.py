@@ -18,6 +18,9 @@ from sparsec.compiler.lowering.ops import Epilogue
 
 Expr = Any
 _WORD = 4
+_EXPONENT = 0x4B000000
+"""The bits of 2**23 as float32."""
+_BYTES = {"int8": 1, "int16": 2}
 _CURRENT_ROUNDING = 4
 _ROUNDED: dict[int, tuple[str, Callable[[Expr], Sequence[Expr]]]] = {
     4: ("llvm.x86.sse2.cvtps2dq", lambda value: [value]),
@@ -55,6 +58,34 @@ def joined(values: Sequence[Expr], isa: Isa, lanes: int) -> Expr:
     return _narrowed(values, lanes) if _saturates(isa, lanes) else _shifted(values, lanes)
 
 
+def joined_quads(values: Sequence[Expr], isa: Isa, lanes: int) -> Expr:
+    """The same for four vectors whose 16-byte lanes hold four channels: in each lane of the result a word of each."""
+    if _saturates(isa, lanes):
+        return tirx.reinterpret(vector.typed("int32", lanes), _narrow(values, lanes))
+    integers = [emit.bind(_integer(value, lanes)) for value in values]
+    if isa.wasm and lanes == _WORD:
+        return tirx.reinterpret("int32x4", _narrow_wasm(integers))
+    a, b, c, d = integers
+    low, high = _lower_halves(a, b, "int16"), _lower_halves(c, d, "int16")
+    return tirx.reinterpret(vector.typed("int32", lanes), _lower_halves(low, high, "int8"))
+
+
+def _lower_halves(a: Expr, b: Expr, dtype: str) -> Expr:
+    """The lower half of each element, in each 16 bytes those of a before those of b."""
+    size = _BYTES[dtype]
+    count = 2 * vector.lanes_of(a)
+    parts = [emit.bind(T.reinterpret(vector.typed(dtype, count), value)) for value in (a, b)]
+    per = 16 // size
+    order = [side * count + start + i for start in range(0, count, per) for side in (0, 1) for i in range(0, per, 2)]
+    return emit.bind(tirx.Shuffle(parts, [vector.index(i) for i in order]))
+
+
+def _narrow_wasm(integers: Sequence[Expr]) -> Expr:
+    small = [emit.bind(value - vector.const(_EXPONENT, "int32", _WORD)) for value in integers]
+    shorts = [T.call_llvm_pure_intrin("int16x8", "llvm.wasm.narrow.signed", *small[i : i + 2]) for i in (0, 2)]
+    return emit.bind(T.call_llvm_pure_intrin("uint8x16", "llvm.wasm.narrow.unsigned", *shorts))
+
+
 def _saturates(isa: Isa, lanes: int) -> bool:
     return isa.triple.startswith("x86_64") and lanes in _ROUNDED
 
@@ -83,12 +114,16 @@ def _integer(value: Expr, lanes: int) -> Expr:
 
 def _narrowed(values: Sequence[Expr], lanes: int) -> Expr:
     """Two narrowings leave, in each 16 bytes, four codes of each channel in turn; a shuffle makes words of them."""
+    order = [block + _WORD * c + p for block in range(0, 4 * lanes, 16) for p in range(4) for c in range(_WORD)]
+    return tirx.reinterpret(vector.typed("int32", lanes), vector.pick(_narrow(values, lanes), order))
+
+
+def _narrow(values: Sequence[Expr], lanes: int) -> Expr:
+    """In each 16 bytes, four codes of each vector."""
     name, arguments = _ROUNDED[lanes]
     kind = vector.typed("int32", lanes)
     whole = [emit.bind(T.call_llvm_pure_intrin(kind, name, *arguments(value))) for value in values]
     whole += [vector.const(0, "int32", lanes)] * (_WORD - len(whole))
     to_short, to_byte = _NARROWED[lanes]
     pairs = [T.call_llvm_pure_intrin(vector.typed("int16", 2 * lanes), to_short, *whole[i : i + 2]) for i in (0, 2)]
-    codes = emit.bind(T.call_llvm_pure_intrin(vector.typed("uint8", 4 * lanes), to_byte, *pairs))
-    order = [block + _WORD * c + p for block in range(0, 4 * lanes, 16) for p in range(4) for c in range(_WORD)]
-    return tirx.reinterpret(kind, vector.pick(codes, order))
+    return emit.bind(T.call_llvm_pure_intrin(vector.typed("uint8", 4 * lanes), to_byte, *pairs))

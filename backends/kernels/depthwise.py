@@ -2,11 +2,12 @@
 """Depthwise convolution: each filter reads one channel. Vectors run over the columns of several output rows at once.
 
 An operand vector that several output rows or taps of a tile need is loaded once. In float32 each tap is a
-multiply-add with a broadcast weight. Codes come in words of four channels: the words under four neighbouring taps are
-transposed, so that each becomes four taps of one channel, and the four-element dot product applies.
+multiply-add with a broadcast weight, from an operand that the `Pad` op prepares; codes, see `depthwise_codes`, are
+padded by the kernel itself.
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from itertools import groupby
 from typing import Any
 
@@ -14,15 +15,16 @@ import numpy as np
 from tvm import tirx
 
 from sparsec.backends.isa import Isa
-from sparsec.backends.kernels import emit, vector
+from sparsec.backends.kernels import depthwise_codes, emit, vector
 from sparsec.backends.kernels.convolution import Place, place_of
+from sparsec.backends.kernels.depthwise_codes import Stencil
 from sparsec.backends.kernels.dot import Arithmetic, arithmetic, splats
 from sparsec.backends.kernels.epilogue import Tail
+from sparsec.backends.kernels.pad import PadKernel
 from sparsec.backends.kernels.padded import PaddedKernel
 from sparsec.backends.kernels.plan import Plan, as_convolution, is_depthwise, layouts, preparation_cost
 from sparsec.backends.kernels.positions import Span, computed, covering, row_spans
 from sparsec.backends.kernels.product_cost import DepthwiseTile, depthwise_cost
-from sparsec.backends.kernels.transpose import transpose_bytes, transpose_words
 from sparsec.compiler.lowering.kernel import Array, KernelSpec, Profile
 from sparsec.compiler.lowering.ops import Convolution, Op
 
@@ -37,45 +39,63 @@ class DepthwiseKernel(PaddedKernel):
 
     family = "depthwise"
 
+    def prepare(self, spec: KernelSpec) -> KernelSpec | None:
+        """The `Pad` kernel before float32."""
+        return None if _of_codes(spec) else super().prepare(spec)
+
     def candidates(self, op: Op, pattern: str, lanes: int) -> Iterable[KernelSpec]:
-        """Dense specs whose tile is (1, rows, vectors, lanes)."""
+        """Dense specs whose tile is (1, rows, vectors, lanes), of codes (rows of a vector, vectors, vectors, lanes)."""
         if not is_depthwise(op):
             return
+        assert isinstance(op, Convolution)
         source, target = layouts(op)
-        for tile in sorted(_tiles(op, lanes)):
+        tiles = depthwise_codes.tiles if op.dtype == "uint8" else _tiles
+        for tile in sorted(tiles(op, lanes)):
             yield KernelSpec(self.family, op, "dense", tile, (source,), target)
 
     def build(self, spec: KernelSpec, isa: Isa) -> Any:
         """The TIR PrimFunc."""
+        if _of_codes(spec):
+            stencil = Stencil.of(spec)
+            body = partial(depthwise_codes.emit_code, stencil, isa)
+            return emit.function(depthwise_codes.signature(stencil), lambda x, w, *rest: body(x, w, rest))
         plan = Plan.of(spec)
-        way = arithmetic(isa, plan.op.dtype)
-        emit_tile = _emit_codes if plan.op.dtype == "uint8" else _emit_floats
-        weights = sum(array.size for array in self.pack(spec, _blank(plan)))
+        way = arithmetic(isa, "float32")
 
-        def body(x: Expr, w: Expr, *rest: Expr) -> None:
+        def emit_floats(x: Expr, w: Expr, *rest: Expr) -> None:
             tail = Tail(plan.op.epilogue, rest[:-1], rest[-1], isa)
-            _emit_places(plan, lambda *tile: emit_tile(plan, isa, way, x, w, tail, *tile))
+            _emit_places(plan, lambda *tile: _emit_floats(plan, isa, way, x, w, tail, *tile))
 
-        return emit.function([(way.dtype, plan.operand_elements), (way.dtype, weights), *plan.tail_parameters], body)
+        weights = plan.op.filters * len(plan.walk.taps)
+        parameters = [(way.dtype, plan.operand_elements), (way.dtype, weights), *plan.tail_parameters]
+        return emit.function(parameters, emit_floats)
 
     def pack(self, spec: KernelSpec, weight: Array) -> Sequence[Array]:
         """float32: [filter][tap]. Codes: [four channels][group of four taps][channel][tap] as int8."""
-        plan = Plan.of(spec)
-        rows = np.asarray(weight).reshape(plan.op.filters, -1)
-        if plan.op.dtype == "float32":
-            return (np.ascontiguousarray(rows, np.float32).ravel(),)
-        groups = _tap_groups(plan.op)
-        padded = np.zeros((-(-plan.op.filters // _WORD) * _WORD, len(groups), _WORD), np.int8)
-        for g, taps in enumerate(groups):
-            padded[: len(rows), g, : len(taps)] = rows[:, taps]
-        ordered = padded.reshape(-1, _WORD, len(groups), _WORD).swapaxes(1, 2)
-        return (np.ascontiguousarray(ordered).view(np.int32).ravel(),)
+        if _of_codes(spec):
+            return (depthwise_codes.pack(Stencil.of(spec), weight),)
+        rows = np.asarray(weight, np.float32).reshape(Plan.of(spec).op.filters, -1)
+        return (np.ascontiguousarray(rows).ravel(),)
+
+    def reference(self, spec: KernelSpec, weight: Array | None, *operands: Array) -> Array:
+        """The same by numpy; the operand is prepared already if it is float32."""
+        pad = super().prepare(spec)
+        if _of_codes(spec) and pad is not None:
+            operands = (PadKernel().reference(pad, None, operands[0]), *operands[1:])
+        return super().reference(spec, weight, *operands)
 
     def cost(self, spec: KernelSpec, weight: Array | None, profile: Profile) -> float:
-        """From the vectors computed, tails included."""
+        """From the vectors computed, tails included, and from what is padded."""
         plan = Plan.of(spec)
-        vectors = computed([_rows(plan)]) * computed(plan.columns)
-        return preparation_cost(plan, profile) + depthwise_cost(plan.op, vectors, _work(plan), profile)
+        if _of_codes(spec):
+            tile, vectors = depthwise_codes.work(Stencil.of(spec))
+        else:
+            tile, vectors = _work(plan), float(computed([_rows(plan)]) * computed(plan.columns))
+        return preparation_cost(plan, profile) + depthwise_cost(plan.op, vectors, tile, profile)
+
+
+def _of_codes(spec: KernelSpec) -> bool:
+    return isinstance(spec.op, Convolution) and spec.op.dtype == "uint8"
 
 
 def _work(plan: Plan) -> DepthwiseTile:
@@ -84,11 +104,7 @@ def _work(plan: Plan) -> DepthwiseTile:
         dy * plan.walk.pitch + dx * plan.tile.lanes for dy in range(plan.tile.rows) for dx in range(plan.tile.vectors)
     ]
     loads = len({start + tap for start in offsets for tap in plan.walk.taps})
-    if plan.op.dtype == "float32":
-        return DepthwiseTile(len(offsets), len(plan.walk.taps), loads, 0)
-    groups = _tap_groups(plan.op)
-    shuffled = {tuple(start + plan.walk.taps[t] for t in group) for start in offsets for group in groups}
-    return DepthwiseTile(len(offsets), len(groups), loads, len(shuffled))
+    return DepthwiseTile(len(offsets), len(plan.walk.taps), loads, 0)
 
 
 def _rows(plan: Plan) -> Span:
@@ -108,23 +124,9 @@ def _tiles(op: Op, lanes: int) -> set[tuple[int, int, int, int]]:
     return {(1, min(rows, height), min(vectors, across), wide) for rows, vectors in _SHAPES}
 
 
-def _blank(plan: Plan) -> Array:
-    return np.zeros((plan.op.filters, len(plan.walk.taps)), np.int8)
-
-
-def _tap_groups(op: Convolution) -> list[list[int]]:
-    """Up to four neighbouring taps of one kernel row each."""
-    width = op.kernel[1]
-    return [
-        list(range(row * width + first, row * width + min(first + _WORD, width)))
-        for row in range(op.kernel[0])
-        for first in range(0, width, _WORD)
-    ]
-
-
 def _emit_places(plan: Plan, body: Callable[[Expr, Place, int], None]) -> None:
     """Loops over channels, then over tiles of positions."""
-    step = _WORD if plan.op.dtype == "uint8" or _grouped(plan.op) else 1
+    step = _WORD if _grouped(plan.op) else 1
     for span in row_spans(plan.op.filters, step):
         with emit.loop(span.count) as i:
             channel = span.start + i * span.step
@@ -158,40 +160,3 @@ def _float_sums(plan: Plan, isa: Isa, way: Arithmetic, x: Expr, w: Expr, row: Ex
             first = v not in sums
             sums[v] = emit.bind(loaded * weights[t] if first else way.accumulate(sums[v], (loaded,), (weights[t],)))
     return [sums[v] for v in range(len(place.offsets))]
-
-
-def _emit_codes(
-    plan: Plan, isa: Isa, way: Arithmetic, x: Expr, w: Expr, tail: Tail, channel: Expr, place: Place, count: int
-) -> None:
-    """Four channels over one tile of positions."""
-    groups, lanes = _tap_groups(plan.op), plan.tile.lanes
-    word = channel // _WORD if isinstance(channel, int) else tirx.truncdiv(channel, _WORD)
-    weights = [_weight(way, w, (word * len(groups) + g) * _WORD, lanes) for g in range(len(groups))]
-    sums = emit.Registers(_WORD * len(place.at), "int32", lanes)
-    start = word * plan.walk.plane + place.start
-    for offsets, group in groupby(_uses(plan, place, groups), key=lambda use: use[0]):
-        loaded = [emit.bind(vector.load(x, start + at, lanes)) for at in offsets]
-        loaded += [loaded[-1]] * (_WORD - len(loaded))
-        parts = [way.activation(part) for part in transpose_bytes(loaded)]
-        for _, v, g in group:
-            for k, part in enumerate(parts):
-                sums[v * _WORD + k] = way.accumulate(sums[v * _WORD + k], part, weights[g])
-    finished = [transpose_words([sums[v * _WORD + k] for k in range(_WORD)]) for v in range(len(place.at))]
-    rows = [[words[c] for words in finished] for c in range(count)]
-    tail.store_channels(rows, channel, plan.positions, place.at, place.valid)
-
-
-def _uses(plan: Plan, place: Place, groups: Sequence[Sequence[int]]) -> list[tuple[tuple[int, ...], int, int]]:
-    """(operand offsets of a group's taps, vector, group), equal offsets next to each other."""
-    taps = plan.walk.taps
-    return sorted(
-        (tuple(off + taps[t] for t in group), v, g)
-        for v, off in enumerate(place.offsets)
-        for g, group in enumerate(groups)
-    )
-
-
-def _weight(way: Arithmetic, w: Expr, at: Expr, lanes: int) -> tuple[Expr, ...]:
-    """Words of four channels, repeated for every four positions."""
-    quad = emit.bind(vector.load(w, at, _WORD))
-    return way.weight(emit.bind(vector.concat([quad] * (lanes // _WORD))))

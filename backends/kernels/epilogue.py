@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The elementwise tail of a kernel: from accumulators in registers to what is stored.
 
-`store_channels` serves results whose vectors run over positions ([C][N], or words of four channels), `store_plain`
-those whose vectors run over the channel (row-major tokens). Words of codes are taken apart by shifts, so that no lane
-moves; `codes` puts them together.
+`store_channels` serves results whose vectors run over positions ([C][N], or words of four channels), `store_quads`
+those whose 16-byte lanes hold four channels of one position, `store_plain` those whose vectors run over the channel
+(row-major tokens). Words of codes are taken apart by shifts, so that no lane moves; `codes` puts them together.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -16,7 +16,8 @@ from tvm.tirx.script import builder as T
 from sparsec.backends.isa import Isa
 from sparsec.backends.kernels import emit, vector
 from sparsec.backends.kernels.arithmetic import FUNCTIONS
-from sparsec.backends.kernels.codes import before_joining, joined
+from sparsec.backends.kernels.codes import before_joining, joined, joined_quads
+from sparsec.backends.kernels.transpose import transpose_words
 from sparsec.compiler.lowering.expression import Expression
 from sparsec.compiler.lowering.ops import Epilogue
 
@@ -80,6 +81,40 @@ class Tail:
                 args = [_load_plain(*o, at, channel + start, part) for o in self._pairs()]
                 value = evaluate(self.epilogue.expression, [_number(part), *args])
                 emit.store(self.output, at + channel + start, _stored(value, self.epilogue.dtype))
+
+    def store_quads(
+        self, quads: Sequence[Expr], row: Expr, count: int, positions: int, runs: Iterable[tuple[Expr, Sequence[int]]]
+    ) -> None:
+        """Finish and write four channels of a vector of positions.
+
+        Args:
+            quads: Four vectors of accumulators; in 16-byte lane j, vector k holds the channels of position 4j + k.
+            row: First channel, a multiple of four.
+            count: Channels that exist.
+            positions: Positions of the whole output.
+            runs: Position and lanes (4j + k) of what is to be written; lanes of each are a power of two in number.
+        """
+        if (
+            count == len(quads)
+            and self.epilogue.dtype == "uint8"
+            and set(self.epilogue.operands) <= {"channel", "scalar"}
+        ):
+            words = self._quad_words(quads, row)
+            for position, lanes in runs:
+                emit.store(self.output, _div4(row) * positions + position, vector.pick(words, lanes))
+            return
+        columns = transpose_words(quads)[:count]
+        step = count if self._grouped else 1
+        for position, lanes in runs:
+            parts = [emit.bind(vector.pick(column, lanes)) for column in columns]
+            for first in range(0, count, step):
+                self._finish(parts[first : first + step], row + first, positions, position)
+
+    def _quad_words(self, quads: Sequence[Expr], row: Expr) -> Expr:
+        lanes = vector.lanes_of(quads[0])
+        expression = before_joining(self.epilogue, self.isa, lanes)
+        loads = [_load_quad(kind, array, row, lanes) for kind, array in self._pairs()]
+        return emit.bind(joined_quads([evaluate(expression, [_number(q), *loads]) for q in quads], self.isa, lanes))
 
     @property
     def _grouped(self) -> bool:
@@ -158,6 +193,14 @@ def _load_channel(kind: str, array: Expr, channel: Expr, element: Expr, like: Ex
     if kind == "full":
         return emit.bind(vector.load(array, element, lanes))
     return emit.bind(vector.splat(array[channel if kind == "channel" else 0], lanes))
+
+
+def _load_quad(kind: str, array: Expr, channel: Expr, lanes: int) -> Expr:
+    """Of four channels, in each 16 bytes."""
+    if kind == "scalar":
+        return emit.bind(vector.splat(array[0], lanes))
+    quad = emit.bind(vector.load(array, channel, 4))
+    return emit.bind(vector.concat([quad] * (lanes // 4)))
 
 
 def _load_plain(kind: str, array: Expr, at: Expr, channel: Expr, like: Expr) -> Expr:

@@ -127,7 +127,7 @@ def _emit_phase(
             start = base + (i + rows.start) * width
             _fill(op, lanes, target, start, columns.start)
             first = image + (rows.source + i * op.stride[0]) * op.size[1] + columns.source
-            _copy(op.stride[1], lanes, source, first, target, start + columns.start, columns.stop - columns.start)
+            copy_row(op.stride[1], lanes, source, first, target, start + columns.start, columns.stop - columns.start)
             _fill(op, lanes, target, start + columns.stop, width - columns.stop)
     _fill(op, lanes, target, base + rows.stop * width, (op.plane[0] - rows.stop) * width)
 
@@ -156,7 +156,18 @@ def _fill(op: Pad, lanes: int, target: Expr, start: Expr, count: int) -> None:
                 emit.store(target, start + first + v * width, vector.const(value, _element(op), width))
 
 
-def _copy(stride: int, lanes: int, source: Expr, first: Expr, target: Expr, start: Expr, count: int) -> None:
+def copy_row(stride: int, lanes: int, source: Expr, first: Expr, target: Expr, start: Expr, count: int) -> None:
+    """Write `count` elements to `target`, from `start` on: every stride-th of `source`, from `first` on.
+
+    Args:
+        stride: Of the source.
+        lanes: 32-bit elements of a register.
+        source: An array.
+        first: Its first element to read.
+        target: Another array.
+        start: Its first element to write.
+        count: Elements; none if it is negative.
+    """
     if count <= 0:
         return
     for at, vectors, width in _pieces(count, lanes if stride <= 2 else 1):

@@ -41,13 +41,13 @@ class DepthwiseTile:
         vectors: Vectors of positions.
         steps: Multiply-accumulates for each of them (and each channel of a word): taps, or groups of four taps.
         loads: Operand vectors loaded.
-        shuffled: Quadruples of vectors transposed, for codes.
+        shuffles: Of vectors, for codes.
     """
 
     vectors: int
     steps: int
     loads: int
-    shuffled: int
+    shuffles: int
 
 
 def step_us(dtype: str, rows: int, vectors: float, profile: Profile, splats: bool = True) -> float:
@@ -151,7 +151,7 @@ def depthwise_cost(op: Convolution, vectors: float, tile: DepthwiseTile, profile
     if op.dtype == "uint8":
         spills = _SPILLED_DOTS if 4 * tile.vectors > profile["vector_registers"] else 1.0
         dots = 4 * tile.steps * tile.vectors * mac_us("uint8", profile) * spills
-        shuffles = 8 * (tile.shuffled + tile.vectors) * profile["vector_lanes"] / profile["float32_ops_per_us"]
+        shuffles = tile.shuffles * profile["vector_lanes"] / profile["float32_ops_per_us"]
         work = dots + shuffles + epilogue_us(op.epilogue, 4 * tile.vectors, profile)
     else:
         kept = tile.steps + tile.vectors + 2 <= profile["vector_registers"]

@@ -22,6 +22,13 @@ SHAPES = [
     {"size": (5, 36), "kernel": (2, 2)},
     {"size": (30, 1), "kernel": (3, 1), "pads": (1, 0, 1, 0)},
     {"size": (3, 2), "kernel": (1, 2)},
+    {"size": (7, 35), "kernel": (3, 3), "stride": (2, 2), "pads": (1, 1, 1, 1)},
+    {"size": (11, 25), "kernel": (3, 5), "stride": (1, 3), "pads": (1, 0, 1, 2)},
+    {"size": (10, 70), "kernel": (2, 3), "stride": (2, 4), "dilation": (2, 5), "pads": (0, 3, 1, 4)},
+    {"size": (9, 20), "kernel": (3, 3), "stride": (3, 2), "dilation": (3, 6), "pads": (3, 6, 3, 6)},
+    {"size": (5, 5), "kernel": (3, 3), "pads": (2, 2, 2, 2)},
+    {"size": (14, 4), "kernel": (3, 3), "stride": (2, 1), "pads": (1, 1, 1, 1)},
+    {"size": (40, 19), "kernel": (3, 3), "pads": (1, 1, 1, 1)},
 ]
 
 
