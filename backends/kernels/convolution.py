@@ -202,7 +202,7 @@ def _emit_filters(
             row = group * plan.filters + span.start + panel * span.step
             sums = emit.Registers(count * len(place.at), way.dtype, plan.tile.lanes)
             rest = Rest.of(way, place, count, plan.tile.lanes)
-            for start, step in _steps(plan, streams, place, row * plan.steps, count):
+            for start, step in _steps(plan, isa, streams, place, row * plan.steps, count):
                 emit_step(isa, way, streams.x, start, place.offsets, streams.weights, step, sums, plan.tile.lanes)
                 rest.emit_step(streams.x, start + place.offsets[-1] + plan.tile.lanes, streams.weights, step)
             accumulators = [sums[i] for i in range(len(sums))]
@@ -212,12 +212,14 @@ def _emit_filters(
             rest.store(tail, row, plan.positions, place.at[-1] + plan.tile.lanes)
 
 
-def _steps(plan: Plan, streams: Streams, place: Place, first: Expr, count: int) -> Iterator[tuple[Expr, Expr]]:
+def _steps(
+    plan: Plan, isa: Isa, streams: Streams, place: Place, first: Expr, count: int
+) -> Iterator[tuple[Expr, Expr]]:
     """Inside the inner loop, for each step of a turn: where its operand and its weights start."""
     taps = plan.walk.taps
     if streams.places is not None:
         with emit.loop(plan.steps) as step:
-            yield emit.bind(place.start + streams.places[step]), first + step * count
+            yield emit.bind(emit.wide(isa, streams.places[step]) + place.start), first + step * count
         return
     with emit.loop(plan.depth) as channel:
         start = place.start + channel * plan.walk.plane

@@ -13,6 +13,7 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
+from sparsec.backends.isa import Isa
 from sparsec.backends.kernels import vector
 
 Expr = Any
@@ -71,6 +72,11 @@ def loop_range(start: Expr, stop: Expr) -> Iterator[Expr]:
 def clamped(index: Expr, step: int, last: int) -> Expr:
     """min(index * step, last), folded where the index is a literal."""
     return min(index * step, last) if isinstance(index, int) else T.min(index * step, last)
+
+
+def wide(isa: Isa, index: Expr) -> Expr:
+    """An index known only at run time, as wide as an address, which can so grow with a loop and needs no conversion."""
+    return index if isa.wasm else T.cast(index, "int64")
 
 
 def store(target: Array, at: Expr, value: Expr) -> None:

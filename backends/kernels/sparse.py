@@ -146,10 +146,10 @@ def _panel_sums(
     sums = emit.Registers(grid.rows * width, way.dtype, plan.tile.lanes)
     rest = Rest.of(way, place, grid.rows, plan.tile.lanes)
     with emit.loop_range(streams.ends[panel], streams.ends[panel + 1]) as block:
-        start = emit.bind(streams.places[block] + place.start)
+        start = emit.bind(emit.wide(isa, streams.places[block]) + place.start)
         for step in range(grid.steps):
             first = start + step * plan.walk.plane
-            weights = (block * grid.steps + step) * grid.rows
+            weights = (emit.wide(isa, block) * grid.steps + step) * grid.rows
             emit_step(isa, way, x, first, place.offsets, streams.values, weights, sums, plan.tile.lanes)
             rest.emit_step(x, first + place.offsets[-1] + plan.tile.lanes, streams.values, weights)
     found = [sums[i] for i in range(len(sums))]
