@@ -2,10 +2,12 @@
 """Four vectors of numbers, one a channel, as one vector of words of four codes: the last step of an integer kernel.
 
 Everywhere: a clamped number plus 2**23 has its code in the low byte, and shifts put the bytes together. x86 has
-instructions that convert with rounding and narrow with saturation, which makes the lower clamp unnecessary.
+instructions that convert with rounding and narrow with saturation, which makes the lower clamp unnecessary; so does
+ARM's conversion to unsigned integers, and it has a shift that inserts.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from tvm import tirx
@@ -55,14 +57,17 @@ def joined(values: Sequence[Expr], isa: Isa, lanes: int) -> Expr:
 
     Numbers are at least 0, unless `before_joining` left that clamp out.
     """
-    return _narrowed(values, lanes) if _saturates(isa, lanes) else _shifted(values, lanes)
+    if _is_neon(isa, lanes):
+        return _inserted(values)
+    return _narrowed(values, lanes) if _packs(isa, lanes) else _shifted(values, lanes)
 
 
 def joined_quads(values: Sequence[Expr], isa: Isa, lanes: int) -> Expr:
     """The same for four vectors whose 16-byte lanes hold four channels: in each lane of the result a word of each."""
-    if _saturates(isa, lanes):
+    if _packs(isa, lanes):
         return tirx.reinterpret(vector.typed("int32", lanes), _narrow(values, lanes))
-    integers = [emit.bind(_integer(value, lanes)) for value in values]
+    whole = _unsigned if _is_neon(isa, lanes) else partial(_integer, lanes=lanes)
+    integers = [emit.bind(whole(value)) for value in values]
     if isa.wasm and lanes == _WORD:
         return tirx.reinterpret("int32x4", _narrow_wasm(integers))
     a, b, c, d = integers
@@ -87,7 +92,15 @@ def _narrow_wasm(integers: Sequence[Expr]) -> Expr:
 
 
 def _saturates(isa: Isa, lanes: int) -> bool:
+    return _packs(isa, lanes) or _is_neon(isa, lanes)
+
+
+def _packs(isa: Isa, lanes: int) -> bool:
     return isa.triple.startswith("x86_64") and lanes in _ROUNDED
+
+
+def _is_neon(isa: Isa, lanes: int) -> bool:
+    return isa.triple.startswith("aarch64") and lanes == _WORD
 
 
 def _open_below(steps: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -105,6 +118,22 @@ def _shifted(values: Sequence[Expr], lanes: int) -> Expr:
     for i, value in enumerate(others, 1):
         result = result | (value << vector.const(8 * i, "int32", lanes))
     return result
+
+
+def _inserted(values: Sequence[Expr]) -> Expr:
+    """Each shifted into the bits above those of the one before; first by bytes, then by halves."""
+    whole = [emit.bind(_unsigned(value)) for value in values]
+    a, b, c, d = whole + [vector.const(0, "int32", _WORD)] * (_WORD - len(whole))
+    return _insert(_insert(a, b, 8), _insert(c, d, 8), 16)
+
+
+def _insert(low: Expr, high: Expr, bits: int) -> Expr:
+    return emit.bind(T.call_llvm_pure_intrin("int32x4", "llvm.aarch64.neon.vsli.v4i32", low, high, bits))
+
+
+def _unsigned(value: Expr) -> Expr:
+    """The nearest integer, half to even; 0 for what is negative."""
+    return T.call_llvm_pure_intrin("int32x4", "llvm.aarch64.neon.fcvtnu.v4i32.v4f32", value)
 
 
 def _integer(value: Expr, lanes: int) -> Expr:

@@ -24,10 +24,11 @@ from sparsec.compiler.lowering.ops import Epilogue
 Expr = Any
 
 
-def evaluate(expression: Expression, args: Sequence[Expr]) -> Expr:
+def evaluate(expression: Expression, args: Sequence[Expr], isa: Isa) -> Expr:
     """The expression on float32 vectors of equal length; each step is computed once, here."""
     lanes = vector.lanes_of(args[0])
-    return expression.evaluate(args, _TABLE, lambda value: vector.const(value, "float32", lanes))
+    table = _NEON if isa.triple.startswith("aarch64") else _TABLE
+    return expression.evaluate(args, table, lambda value: vector.const(value, "float32", lanes))
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +80,7 @@ class Tail:
         for v, (accumulator, channel) in enumerate(zip(vectors, channels, strict=True)):
             for start, (part,) in _pieces([accumulator], valid[v] if valid else 0):
                 args = [_load_plain(*o, at, channel + start, part) for o in self._pairs()]
-                value = evaluate(self.epilogue.expression, [_number(part), *args])
+                value = evaluate(self.epilogue.expression, [_number(part), *args], self.isa)
                 emit.store(self.output, at + channel + start, _stored(value, self.epilogue.dtype))
 
     def store_quads(
@@ -114,7 +115,9 @@ class Tail:
         lanes = vector.lanes_of(quads[0])
         expression = before_joining(self.epilogue, self.isa, lanes)
         loads = [_load_quad(kind, array, row, lanes) for kind, array in self._pairs()]
-        return emit.bind(joined_quads([evaluate(expression, [_number(q), *loads]) for q in quads], self.isa, lanes))
+        return emit.bind(
+            joined_quads([evaluate(expression, [_number(q), *loads], self.isa) for q in quads], self.isa, lanes)
+        )
 
     @property
     def _grouped(self) -> bool:
@@ -134,7 +137,7 @@ class Tail:
                 else _code(word, r)
                 for pair, word in zip(self._pairs(), words, strict=True)
             ]  # fmt: skip
-            values.append(evaluate(expression, [_number(accumulator), *loads]))
+            values.append(evaluate(expression, [_number(accumulator), *loads], self.isa))
         if self.epilogue.dtype == "uint8":
             emit.store(self.output, _div4(row) * positions + position, joined(values, self.isa, lanes))
             return
@@ -253,8 +256,13 @@ def _rounded_product(a: Expr, b: Expr) -> Expr:
     return T.call_llvm_pure_intrin(str(product.ty), "llvm.arithmetic.fence", product)
 
 
+def _instruction(name: str) -> Callable[[Expr, Expr], Expr]:
+    return lambda a, b: T.call_llvm_pure_intrin(str(a.ty), name, a, b)
+
+
 _TABLE = {name: _bound(function) for name, function in FUNCTIONS.items()} | {
     "mul": _bound(_rounded_product),
     "max": _bound(_extreme("max", lambda a, b: tirx.GT(a, b))),
     "min": _bound(_extreme("min", lambda a, b: tirx.LT(a, b))),
 }
+_NEON = _TABLE | {name: _bound(_instruction(f"llvm.{name}imum")) for name in ("max", "min")}
