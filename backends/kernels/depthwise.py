@@ -15,9 +15,8 @@ import numpy as np
 from tvm import tirx
 
 from sparsec.backends.isa import Isa
-from sparsec.backends.kernels import depthwise_codes, emit, vector
+from sparsec.backends.kernels import depthwise_codes, emit, stencil, vector
 from sparsec.backends.kernels.convolution import Place, place_of
-from sparsec.backends.kernels.depthwise_codes import Stencil
 from sparsec.backends.kernels.dot import Arithmetic, arithmetic, splats
 from sparsec.backends.kernels.epilogue import Tail
 from sparsec.backends.kernels.pad import PadKernel
@@ -25,6 +24,7 @@ from sparsec.backends.kernels.padded import PaddedKernel
 from sparsec.backends.kernels.plan import Plan, as_convolution, is_depthwise, layouts, preparation_cost
 from sparsec.backends.kernels.positions import Span, computed, covering, row_spans
 from sparsec.backends.kernels.product_cost import DepthwiseTile, depthwise_cost
+from sparsec.backends.kernels.stencil import Stencil
 from sparsec.compiler.lowering.kernel import Array, KernelSpec, Profile
 from sparsec.compiler.lowering.ops import Convolution, Op
 
@@ -49,16 +49,16 @@ class DepthwiseKernel(PaddedKernel):
             return
         assert isinstance(op, Convolution)
         source, target = layouts(op)
-        tiles = depthwise_codes.tiles if op.dtype == "uint8" else _tiles
+        tiles = stencil.tiles if op.dtype == "uint8" else _tiles
         for tile in sorted(tiles(op, lanes)):
             yield KernelSpec(self.family, op, "dense", tile, (source,), target)
 
     def build(self, spec: KernelSpec, isa: Isa) -> Any:
         """The TIR PrimFunc."""
         if _of_codes(spec):
-            stencil = Stencil.of(spec)
-            body = partial(depthwise_codes.emit_code, stencil, isa)
-            return emit.function(depthwise_codes.signature(stencil), lambda x, w, *rest: body(x, w, rest))
+            numbers = Stencil.of(spec)
+            body = partial(depthwise_codes.emit_code, numbers, isa)
+            return emit.function(depthwise_codes.signature(numbers), lambda x, w, *rest: body(x, w, rest))
         plan = Plan.of(spec)
         way = arithmetic(isa, "float32")
 
@@ -73,7 +73,7 @@ class DepthwiseKernel(PaddedKernel):
     def pack(self, spec: KernelSpec, weight: Array) -> Sequence[Array]:
         """float32: [filter][tap]. Codes: [four channels][group of four taps][channel][tap] as int8."""
         if _of_codes(spec):
-            return (depthwise_codes.pack(Stencil.of(spec), weight),)
+            return (stencil.pack(Stencil.of(spec), weight),)
         rows = np.asarray(weight, np.float32).reshape(Plan.of(spec).op.filters, -1)
         return (np.ascontiguousarray(rows).ravel(),)
 
@@ -88,7 +88,7 @@ class DepthwiseKernel(PaddedKernel):
         """From the vectors computed, tails included, and from what is padded."""
         plan = Plan.of(spec)
         if _of_codes(spec):
-            tile, vectors = depthwise_codes.work(Stencil.of(spec))
+            tile, vectors = stencil.work(Stencil.of(spec))
         else:
             tile, vectors = _work(plan), float(computed([_rows(plan)]) * computed(plan.columns))
         return preparation_cost(plan, profile) + depthwise_cost(plan.op, vectors, tile, profile)

@@ -45,7 +45,7 @@ class DepthwiseTile:
     """
 
     vectors: int
-    steps: int
+    steps: float
     loads: int
     shuffles: int
 
