@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Cycles of the inner loops of ARM kernels, by llvm-mca: `python -m benchmarks.inner_loops`.
 
-Of each layer's kernel, compiled for `arm+dotprod`, the loop with the most multiply-adds that contains no other is
-taken out of the assembly. llvm-mca assumes that every load hits the first cache; what it says is a bound, not a time.
-The processors can do two vector instructions a cycle, so 32 int8 or 8 float32 multiply-accumulates. Neoverse N1 is
-the server's sibling of Cortex-A76; LLVM describes it in detail from version 16 on, and takes Cortex-A76 for the older
-A57, which does one float32 vector instruction a cycle. Spills: instructions that touch the stack.
+Of each layer's kernel, compiled for `arm+dotprod` (or for `arm`, which has no int8 dot products, where it says so), the
+loop with the most multiply-adds that contains no other is taken out of the assembly. llvm-mca assumes that every load
+hits the first cache; what it says is a bound, not a time. The processors can do two vector instructions a cycle, so 32
+int8 dot-product or 8 float32 multiply-accumulates. Neoverse N1 is the server's sibling of Cortex-A76; LLVM describes it
+in detail from version 16 on, and takes Cortex-A76 for the older A57, which does one float32 vector instruction a cycle.
+Spills: instructions that touch the stack.
 """
 
 import re
@@ -21,14 +22,18 @@ from sparsec.compiler import driver
 
 PROCESSORS = ("cortex-a76", "neoverse-n1")
 TOOLS = ("llvm-mca-22", "llvm-mca-21", "llvm-mca-20", "llvm-mca-19", "llvm-mca")
-_PER_INSTRUCTION = {"sdot": 16, "fmla": 4}
+_PER_INSTRUCTION = {"sdot": 16, "fmla": 4, "smull": 8, "smull2": 8, "smlal": 8, "smlal2": 8}
 """Multiply-accumulates of one instruction on a vector of 16 bytes."""
-VARIANTS: Mapping[str, tuple[str, ...]] = {
-    "float32": (),
-    "float32, 4x1 at 0.5": ("prune-blocks{rows=4 cols=1 density=0.5}",),
-    "int8": ("quantize",),
-    "int8, 4x4 at 0.5": ("prune-blocks{rows=4 cols=4 density=0.5}", "quantize"),
+_SPARSE_CODES = ("prune-blocks{rows=4 cols=4 density=0.5}", "quantize")
+VARIANTS: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "float32": ("arm+dotprod", ()),
+    "float32, 4x1 at 0.5": ("arm+dotprod", ("prune-blocks{rows=4 cols=1 density=0.5}",)),
+    "int8": ("arm+dotprod", ("quantize",)),
+    "int8, 4x4 at 0.5": ("arm+dotprod", _SPARSE_CODES),
+    "int8 for arm": ("arm", ("quantize",)),
+    "int8, 4x4 at 0.5, for arm": ("arm", _SPARSE_CODES),
 }
+"""Target and passes by name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +60,8 @@ def table() -> str:
         f"| --- | --- | ---: | ---: |{' ---: |' * len(PROCESSORS)} ---: |",
     ]
     for channels, size in SHAPES:
-        for name, passes in VARIANTS.items():
-            loop = hottest(_assembly(channels, size, passes))
+        for name, (target, passes) in VARIANTS.items():
+            loop = hottest(_assembly(channels, size, target, passes))
             rates = " | ".join(f"{loop.products / _cycles(loop, processor):.1f}" for processor in PROCESSORS)
             spills = sum(bool(re.search(r"\[sp[\],]", line)) for line in loop.lines)
             layer = f"[{channels}, {channels}, {size * size}] {name}"
@@ -114,10 +119,10 @@ def _run(command: Sequence[str], text: str) -> str:
     return subprocess.run(command, input=text, capture_output=True, text=True, check=True).stdout
 
 
-def _assembly(channels: int, size: int, passes: tuple[str, ...]) -> str:
+def _assembly(channels: int, size: int, target: str, passes: tuple[str, ...]) -> str:
     samples = np.random.default_rng(1).uniform(0, 6, (8, 1, channels, size, size)).astype(np.float32)
     given = {"image": samples} if passes else None
-    job = driver.job(stack(channels, size, stem=False), "arm+dotprod", None, given, passes=passes, name="net")
+    job = driver.job(stack(channels, size, stem=False), target, None, given, passes=passes, name="net")
     return driver.emit_text(driver.lower(driver.compress(job), job), job, "asm")
 
 

@@ -25,8 +25,8 @@ from sparsec.models.catalog import find
 
 DENSITY = 0.7
 PRECISIONS: Mapping[str, tuple[str, tuple[str, ...]]] = {
-    "float32": (f"prune-kernels{{rows=8 cols=1 density={DENSITY}}}", ()),
-    "int8": (f"prune-kernels{{rows=8 cols=4 density={DENSITY}}}", ("quantize",)),
+    "float32": (f"prune-kernels{{rows=8 cols=1 density={DENSITY} min_weights=0}}", ()),
+    "int8": (f"prune-kernels{{rows=8 cols=4 density={DENSITY} min_weights=0}}", ("quantize",)),
 }
 """How each precision is pruned, and what follows: int8 kernels skip words of four channels, so units span four."""
 TARGETS = {"wasm": "ms", "host": "ms", "arm+dotprod": "million instructions"}

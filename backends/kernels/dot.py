@@ -191,9 +191,9 @@ def _pair_of_halves(value: Expr) -> tuple[Prepared, Prepared]:
 
 
 def _lane_of_halves(quad: Expr, lane: int) -> Prepared:
-    """In both parts of a register; behind a fence, or LLVM would make the upper part anew."""
+    """In both parts of a register."""
     shorts = _as(quad, "int16")
-    halves = [_fenced(vector.pick(shorts, [2 * lane + i] * 8)) for i in (0, 1)]
+    halves = [fenced(vector.pick(shorts, [2 * lane + i] * 8)) for i in (0, 1)]
     return tuple(vector.pick(half, part) for part in (_LOW, _HIGH) for half in halves)
 
 
@@ -201,7 +201,8 @@ def _bytes_of(shorts: Expr) -> Expr:
     return emit.bind(T.reinterpret(vector.typed("int8", 2 * vector.lanes_of(shorts)), emit.bind(shorts)))
 
 
-def _fenced(value: Expr) -> Expr:
+def fenced(value: Expr) -> Expr:
+    """16 bytes as a register of which LLVM does not know what it holds, and so takes halves of it where they are."""
     fence = _call(T.reinterpret("float32x4", value), "llvm.arithmetic.fence", T.reinterpret("float32x4", value))
     return emit.bind(T.reinterpret("int8x16", fence))
 
