@@ -11,15 +11,16 @@ below each other take a transpose of four vectors. The sums stay as they are, by
 A register tile is rows x vectors; where a row is shorter than half a vector, a vector holds several rows.
 """
 
-from collections.abc import Sequence
-from itertools import groupby
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import groupby, pairwise
 from typing import Any
 
 from tvm import tirx
 from tvm.tirx.script import builder as T
 
 from sparsec.backends.isa import Isa
-from sparsec.backends.kernels import emit, vector
+from sparsec.backends.kernels import depthwise_taps, emit, vector
 from sparsec.backends.kernels.dot import Arithmetic, arithmetic
 from sparsec.backends.kernels.epilogue import Tail, parameters
 from sparsec.backends.kernels.pad import copy_row
@@ -42,60 +43,98 @@ def signature(stencil: Stencil) -> list[tuple[str, int]]:
 def emit_code(stencil: Stencil, isa: Isa, x: Expr, w: Expr, rest: Sequence[Expr]) -> None:
     """The body of the function."""
     tail = Tail(stencil.op.epilogue, rest[:-1], rest[-1], isa)
-    size, lanes, last = stencil.planes * stencil.scratch, isa.lanes("float32"), stencil.words - 1
+    size, lanes = stencil.copies * stencil.scratch, isa.lanes("float32")
     planes = T.alloc_buffer((size,), "int32")
-    _fill(planes, size, stencil.op.pad_code * 0x01010101, lanes)
-    if stencil.planes > 1:
+    _fill(stencil, planes, 0, size, lanes)
+    last, ahead = stencil.words * stencil.bands.count - 1, stencil.copies - 1
+    if ahead:
         _copy(stencil, x, 0, planes, lanes)
     for span in row_spans(stencil.op.filters, WORD):
-        with emit.loop(span.count) as i:
+        with emit.loop(span.count) as i, emit.loop(stencil.bands.count) as band:
             word = span.start // WORD + i
-            _copy(stencil, x, word if stencil.planes == 1 else emit.clamped(word + 1, 1, last), planes, lanes)
-            _emit_word(stencil, isa, planes, w, tail, word, len(span.offsets))
+            at = word * stencil.bands.count + band
+            _copy(stencil, x, emit.clamped(at + ahead, 1, last), planes, lanes)
+            _emit_band(stencil, isa, planes, w, tail, at, len(span.offsets))
 
 
-def _fill(array: Expr, size: int, value: int, lanes: int) -> None:
-    """Padding everywhere; only what lies inside is written again."""
-    width = min(lanes, 1 << (size.bit_length() - 1))
-    span = covering(size, 1, width)
+def _fill(stencil: Stencil, array: Expr, start: Expr, count: int, lanes: int) -> None:
+    """Padding."""
+    width = min(lanes, 1 << (count.bit_length() - 1))
+    span = covering(count, 1, width)
+    value = vector.const(stencil.op.pad_code * 0x01010101, "int32", width)
     with emit.loop(span.count) as i:
-        emit.store(array, emit.clamped(i, span.step, span.last), vector.const(value, "int32", width))
+        emit.store(array, start + emit.clamped(i, span.step, span.last), value)
 
 
-def _copy(stencil: Stencil, x: Expr, word: Expr, planes: Expr, lanes: int) -> None:
-    """What of a word's plane the taps reach."""
+def _copy(stencil: Stencil, x: Expr, at: Expr, planes: Expr, lanes: int) -> None:
+    """What of a band the taps reach. Padding beside it is there already, that above and below if it is all rows."""
     op, (height, width) = stencil.op, stencil.op.size
-    rows, columns = max(min(height, stencil.rows - op.pads[0]), 0), min(width, stencil.pitch - op.pads[1])
-    with emit.loop(rows) as row:
-        source = (word * height + row) * width
-        target = _place(stencil, word) + (row + op.pads[0]) * stencil.pitch + op.pads[1]
-        copy_row(1, lanes, x, source, planes, target, columns)
+    columns = min(width, stencil.pitch - op.pads[1])
+    word, y = _word(stencil, at), _row(stencil, at)
+    first = op.pads[0] - y * op.stride[0]
+    target = _place(stencil, at) + op.pads[1]
+
+    def copy(row: Expr) -> None:
+        source = (word * height + row - first) * width
+        copy_row(1, lanes, x, source, planes, target + row * stencil.pitch, columns)
+
+    if stencil.bands.count == 1:
+        with emit.loop(max(min(height, stencil.rows - op.pads[0]), 0)) as row:
+            copy(op.pads[0] + row)
+        return
+    inside = [emit.bind(tirx.min(tirx.max(bound, 0), stencil.rows)) for bound in (first, first + height)]
+    bounds = [0, *inside, stencil.rows]
+    for part, (start, stop) in enumerate(pairwise(bounds)):
+        with emit.loop_range(start, stop) as row:
+            if part == 1:
+                copy(row)
+            else:
+                _fill(stencil, planes, target + row * stencil.pitch, columns, lanes)
 
 
-def _place(stencil: Stencil, word: Expr) -> Expr:
-    """Where the copy of a word's plane begins."""
-    return tirx.truncmod(word, stencil.planes) * stencil.scratch if stencil.planes > 1 else 0
+def _word(stencil: Stencil, at: Expr) -> Expr:
+    """The word of channels of a band."""
+    return tirx.truncdiv(at, stencil.bands.count) if stencil.bands.count > 1 else at
 
 
-def _emit_word(stencil: Stencil, isa: Isa, planes: Expr, w: Expr, tail: Tail, word: Expr, count: int) -> None:
-    """All tiles of four channels."""
-    way = arithmetic(isa, "uint8")
-    groups, lanes, (sy, sx) = len(stencil.groups), stencil.lanes, stencil.op.stride
+def _row(stencil: Stencil, at: Expr) -> Expr:
+    """A band's first row of the output."""
+    bands = stencil.bands
+    return emit.clamped(tirx.truncmod(at, bands.count), bands.step, bands.last) if bands.count > 1 else 0
+
+
+def _place(stencil: Stencil, at: Expr) -> Expr:
+    """Where the copy of a band begins."""
+    return tirx.truncmod(at, stencil.copies) * stencil.scratch if stencil.copies > 1 else 0
+
+
+def _emit_band(stencil: Stencil, isa: Isa, planes: Expr, w: Expr, tail: Tail, at: Expr, count: int) -> None:
+    """All tiles of a band of four channels."""
+    word, top, (sy, sx) = _word(stencil, at), _row(stencil, at), stencil.op.stride
     positions, width = stencil.op.out_size[0] * stencil.op.out_size[1], stencil.op.out_size[1]
-    weights = [_weight(way, w, (word * groups + g) * WORD, lanes) for g in range(groups)]
+    sums_at = _summing(stencil, isa, planes, w, word)
     with emit.loop(stencil.ys.count) as iy, emit.loop(stencil.xs.count) as ix:
         y = emit.clamped(iy, stencil.ys.step, stencil.ys.last)
         column = emit.clamped(ix, stencil.xs.step, stencil.xs.last)
-        start = _place(stencil, word) + y * (sy * stencil.pitch) + column * sx
-        sums = _sums(stencil, way, planes, start, weights)
+        start = _place(stencil, at) + y * (sy * stencil.pitch) + column * sx
+        sums = sums_at(start)
         for v in range(len(stencil.vectors)):
             quads = [sums[v * WORD + part] for part in range(WORD)]
-            runs = [(y * width + column + first, picked) for first, picked in stencil.runs(v)]
+            runs = [((top + y) * width + column + first, picked) for first, picked in stencil.runs(v)]
             tail.store_quads(quads, word * WORD, count, positions, runs)
 
 
+def _summing(stencil: Stencil, isa: Isa, planes: Expr, w: Expr, word: Expr) -> Callable[[Expr], emit.Registers]:
+    """From where a tile's operand begins to its sums, with the weights of four channels at hand."""
+    if depthwise_taps.applies(isa, stencil.lanes):
+        return partial(depthwise_taps.tap_sums, stencil, planes, depthwise_taps.tap_weights(stencil, w, word))
+    way, first = arithmetic(isa, "uint8"), word * len(stencil.groups)
+    weights = [_weight(way, w, (first + g) * WORD, stencil.lanes) for g in range(len(stencil.groups))]
+    return partial(_sums, stencil, way, planes, weights)
+
+
 def _sums(
-    stencil: Stencil, way: Arithmetic, plane: Expr, start: Expr, weights: Sequence[tuple[Expr, ...]]
+    stencil: Stencil, way: Arithmetic, plane: Expr, weights: Sequence[tuple[Expr, ...]], start: Expr
 ) -> emit.Registers:
     sums = emit.Registers(WORD * len(stencil.vectors), "int32", stencil.lanes)
     for offset, rows in groupby(stencil.row_uses, key=lambda use: use[0]):

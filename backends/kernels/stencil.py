@@ -25,8 +25,8 @@ WORD = 4
 """Codes of a word, words of 16 bytes, taps of a group."""
 PAIRED = 2
 """The stride of columns at which 16 bytes begin at every second position."""
-_CACHED = 4096
-"""Words that surely fit in a first-level cache."""
+_WHOLE, _BAND = 4096, 1280
+"""Words in scratch memory up to which all rows are copied together, and otherwise of a band of rows."""
 _SHAPES = ((4, 1), (3, 1), (2, 1), (1, 1), (2, 2), (1, 4))
 """Vectors below x beside each other of the register tiles tried."""
 
@@ -68,18 +68,32 @@ class Stencil:
     @property
     def pitch(self) -> int:
         """Words of a row in scratch memory: what the taps reach."""
-        return _reach(self.op, 1)
-
-    @property
-    def rows(self) -> int:
-        """Rows in scratch memory."""
-        return _reach(self.op, 0)
+        op = self.op
+        return (op.out_size[1] - 1) * op.stride[1] + op.dilation[1] * (op.kernel[1] - 1) + 1
 
     @property
     def ys(self) -> Span:
-        """Tiles along a column; a single one may reach beyond it."""
-        height, size = self.op.out_size[0], self.down * self.fold
+        """Tiles along a column of a band; a single one may reach beyond it."""
+        height, size = min(self.bands.step, self.op.out_size[0]), self.down * self.fold
         return covering(max(height, size), size)
+
+    @cached_property
+    def bands(self) -> Span:
+        """Rows of the output whose operand lies in scratch memory at the same time: all, if that is small."""
+        height, size = self.op.out_size[0], self.down * self.fold
+        count = covering(max(height, size), size).count
+        shares = [n for n in range(count, 0, -1) if count % n == 0]
+        fitting = [n for n in shares if self.pitch * self._rows_under(n * size) <= (_WHOLE if n == count else _BAND)]
+        rows = size * (fitting[0] if fitting else 1)
+        return covering(max(height, rows), rows)
+
+    @property
+    def rows(self) -> int:
+        """Rows in scratch memory: what the taps of a band reach."""
+        return self._rows_under(min(self.bands.step, self.op.out_size[0]))
+
+    def _rows_under(self, count: int) -> int:
+        return (count - 1) * self.op.stride[0] + self.op.dilation[0] * (self.op.kernel[0] - 1) + 1
 
     @property
     def xs(self) -> Span:
@@ -183,9 +197,9 @@ class Stencil:
         return last + rows * self.pitch + reach
 
     @property
-    def planes(self) -> int:
-        """Planes in scratch memory: two small ones, so that a copy is made long before it is read by other vectors."""
-        return 2 if self.words > 1 and 2 * self.scratch <= _CACHED else 1
+    def copies(self) -> int:
+        """Bands in scratch memory: two small ones, so that a copy is made long before it is read by other vectors."""
+        return 2 if self.words * self.bands.count > 1 and 2 * self.scratch <= _WHOLE else 1
 
     def lane(self, position: int) -> int:
         """Where a row's position lies in its segment, once its parts are put together."""
@@ -199,16 +213,12 @@ class Stencil:
         height, width = self.op.out_size
         row, column = v // self.across * self.fold, v % self.across * self.segment
         columns = min(self.segment, width - column) if self.xs.count == 1 else self.segment
-        rows = min(self.fold, height - row) if self.ys.count == 1 else self.fold
+        rows = min(self.fold, height - row) if self.ys.count == self.bands.count == 1 else self.fold
         lanes = [r * self.segment + self.lane(p) for r in range(max(rows, 0)) for p in range(max(columns, 0))]
         if lanes:
             size = 1 << (len(lanes).bit_length() - 1)
             for start in sorted({0, len(lanes) - size}):
                 yield row * width + column + start, lanes[start : start + size]
-
-
-def _reach(op: Convolution, axis: int) -> int:
-    return (op.out_size[axis] - 1) * op.stride[axis] + op.dilation[axis] * (op.kernel[axis] - 1) + 1
 
 
 def tiles(op: Convolution, lanes: int) -> set[tuple[int, int, int, int]]:
@@ -227,7 +237,8 @@ def work(stencil: Stencil) -> tuple[DepthwiseTile, float]:
     groups = len(stencil.row_groups) + len(stencil.column_uses) / vectors
     loads = (rows + WORD * stencil.op.stride[1] * columns) * pieces
     shuffles = loads + 2 * WORD * columns + WORD * vectors
-    return DepthwiseTile(vectors, groups, loads, shuffles), float(vectors * stencil.ys.count * stencil.xs.count)
+    tiles_run = stencil.bands.count * stencil.ys.count * stencil.xs.count
+    return DepthwiseTile(vectors, groups, loads, shuffles), float(vectors * tiles_run)
 
 
 def pack(stencil: Stencil, weight: Array) -> Array:
