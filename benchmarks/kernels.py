@@ -4,7 +4,8 @@
 For each 1x1 convolution [filters, channels, positions], pattern and density: the kernel that selection would take, the
 dense one, and the ratio of their medians, all called in turn in one process. The share is what is left of the ideal:
 ratio x density. Wrapped up in the times is all that a layer does: float32 sums are stored as they are, int8 sums are
-scaled, rounded and clamped. Natively on this machine, and as WebAssembly in Node.
+scaled, rounded and clamped. Natively on this machine, and as WebAssembly in Node. Beside the ratio stands the one that
+the built-in profile predicts: where that is less than 1.05, selection leaves the layer dense.
 """
 
 import argparse
@@ -24,6 +25,8 @@ from sparsec.backends.targets import BY_FAMILY, backend
 from sparsec.compiler.lowering.expression import Builder
 from sparsec.compiler.lowering.kernel import Array, Backend, KernelSpec
 from sparsec.compiler.lowering.ops import Convolution, Epilogue
+from sparsec.compiler.lowering.repricing import MARGIN, Priced, priced
+from sparsec.compiler.lowering.select import shortest
 from sparsec.compiler.pattern import parse_pattern
 from sparsec.compiler.target import Target
 
@@ -43,6 +46,7 @@ PATTERNS = {
 DENSITIES = (0.7, 0.5, 0.3)
 TARGETS = ("wasm+relaxed-simd", "host")
 SECONDS = 4.0
+_WORTH = 1.1
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,7 @@ class Case:
     pattern: str
     density: float
     spec: KernelSpec
+    price: float
     contender: Contender
 
 
@@ -70,21 +75,34 @@ def table(
     target: str, shapes: Sequence[str], dtypes: Sequence[str], seconds: float = SECONDS, statistic: str = "median"
 ) -> Iterator[str]:
     """Lines of a Markdown table; `statistic` is ``median``, or ``least`` where other work disturbs the machine."""
-    yield f"| {target}: layer | precision | pattern | density | kernel | tile | µs | ratio | share |"
-    yield "| --- | --- | --- | ---: | --- | --- | ---: | ---: | ---: |"
-    place = backend(Target.parse(target))
+    yield f"| {target}: layer | precision | pattern | density | kernel | tile | µs | ratio | predicted | share |"
+    yield "| --- | --- | --- | ---: | --- | --- | ---: | ---: | ---: | ---: |"
+    place, found = backend(Target.parse(target)), list[tuple[float, float]]()
     for shape, dtype in product(shapes, dtypes):
         cases = list(_cases(place, _op(shape, dtype)))
         times = alternate([case.contender for case in cases], for_target(Target.parse(target)).name, 1e3 * seconds)
         each = [getattr(time, statistic) for time in times]
         for case, time in zip(cases, each, strict=True):
-            ratio = each[0] / time
+            ratio, predicted = each[0] / time, cases[0].price / case.price
+            found.append((ratio, predicted))
             name = "int8" if dtype == "uint8" else dtype
             tile = "x".join(map(str, case.spec.tile))
             yield (
                 f"| {shape} | {name} | {case.pattern} | {case.density} | {case.spec.family} | {tile} "
-                f"| {time:.1f} | {ratio:.2f}x | {100 * ratio * case.density:.0f} % |"
+                f"| {time:.1f} | {ratio:.2f}x | {predicted:.2f}x | {100 * ratio * case.density:.0f} % |"
             )
+    yield _verdict(found)
+
+
+def _verdict(found: Sequence[tuple[float, float]]) -> str:
+    """How often prices decide wrongly, from pairs of measured and predicted ratios; those of 1 are dense kernels."""
+    taken = [ratio for ratio, predicted in found if MARGIN * predicted >= 1]
+    left = [ratio for ratio, predicted in found if predicted != 1 > MARGIN * predicted]
+    slower, missed = sum(ratio < 1 for ratio in taken), sum(ratio > _WORTH for ratio in left)
+    return (
+        f"\n{len(taken)} sparse kernels would be taken, {slower} of them slower than the dense one. "
+        f"{len(left)} would be left out, {missed} of them more than {_WORTH:.2f}x as fast."
+    )
 
 
 def _cases(place: Backend, op: Convolution) -> Iterator[Case]:
@@ -97,28 +115,22 @@ def _cases(place: Backend, op: Convolution) -> Iterator[Case]:
 
 def _case(place: Backend, op: Convolution, pattern: str, density: float) -> Case:
     weight = _weight(op, pattern, density)
-    spec = _cheapest(place, op, weight, pattern)
+    price, spec = _cheapest(place, op, weight, pattern)
     kernel, plan = BY_FAMILY[spec.family], Plan.of(spec)
     rng = np.random.default_rng(1)
     x = rng.integers(0, 128, 4 * plan.operand_elements, np.uint8) if op.dtype == "uint8" else _ones(plan)
     rest = [np.ones(size, dtype) for dtype, size in plan.tail_parameters]
     function = kernel.build(spec, for_target(Target.parse(place.name)))
-    return Case(pattern, density, spec, Contender(function, [x, *kernel.pack(spec, weight), *rest]))
+    return Case(pattern, density, spec, price, Contender(function, [x, *kernel.pack(spec, weight), *rest]))
 
 
 def _ones(plan: Plan) -> NDArray[np.float32]:
     return np.ones(plan.operand_elements, np.float32)
 
 
-def _cheapest(place: Backend, op: Convolution, weight: Array, pattern: str) -> KernelSpec:
+def _cheapest(place: Backend, op: Convolution, weight: Array, pattern: str) -> Priced:
     """What selection would take for this pattern, even if the dense kernel were cheaper."""
-    priced = [
-        (kernel.cost(spec, weight, place.profile), repr(spec), spec)
-        for kernel in place.kernels.values()
-        for spec in kernel.candidates(op, pattern, place.lanes)
-        if spec.pattern == pattern
-    ]
-    return min(priced)[2]
+    return shortest([pair for pair in priced(place, op, weight, pattern) if pair[1].pattern == pattern])
 
 
 def _weight(op: Convolution, pattern: str, density: float) -> NDArray[Any]:

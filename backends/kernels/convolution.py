@@ -30,6 +30,7 @@ from sparsec.backends.kernels.plan import (
 )
 from sparsec.backends.kernels.positions import Span
 from sparsec.backends.kernels.product_cost import tile_cost
+from sparsec.backends.kernels.traffic import traffic
 from sparsec.compiler.lowering.kernel import Array, KernelSpec, Profile
 from sparsec.compiler.lowering.ops import Op
 
@@ -98,7 +99,7 @@ class ConvolutionKernel(PaddedKernel):
         plan = Plan.of(spec)
         share = float(plan.steps * plan.op.groups)
         tiles_run = plan_tiles(plan, plan.columns_with_rest)
-        return preparation_cost(plan, profile) + tile_cost(plan.op, plan.tile, tiles_run, share, profile)
+        return preparation_cost(plan, profile) + tile_cost(plan.op, plan.tile, tiles_run, share, traffic(plan), profile)
 
 
 def emit_places(plan: Plan, body: Callable[[Expr, Place], None], columns: Sequence[Span] | None = None) -> None:
@@ -239,7 +240,7 @@ def emit_step(
     lanes: int,
 ) -> None:
     """One element of the sum for a whole register tile: rows of weights times vectors of activations."""
-    xs = activations(way, x, start, offsets, lanes)
+    xs = activations(way, lambda offset, count: vector.load(x, start + offset, count), offsets, lanes)
     for r, weight in enumerate(weights(isa, way, w, at, len(sums) // len(xs), lanes)):
         for v, activation in enumerate(xs):
             sums[r * len(xs) + v] = way.accumulate(sums[r * len(xs) + v], activation, weight)

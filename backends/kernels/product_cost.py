@@ -6,9 +6,10 @@ Besides those of `sparsec.backends.kernels.cost`, with ``<dtype>`` ``float32`` o
 - ``<dtype>_macs_per_us``: multiply-accumulates a microsecond in a register tile without tails, operands in cache;
 - ``vector_lanes``: float32 in the widest vector;
 - ``vector_registers``: how many vectors a tile may keep in registers;
-- ``int8_registers``: the same for codes; given where multiplying them takes more registers;
+- ``int8_registers``: the same for codes, whose multiplication may need some for itself;
 - ``mac_chains``: independent sums that keep the multipliers busy;
-- ``load_macs``: multiply-accumulate instructions in whose time one vector is loaded, or one weight broadcast;
+- ``int8_chains``: the same for codes, whose sums may wait for an addition only;
+- ``load_macs``: float32 multiply-accumulate instructions in whose time one vector is loaded, or one weight broadcast;
 - ``spill_factor``: slowdown of a tile that does not fit the registers;
 - ``tile_us``: microseconds to start and finish a register tile, its epilogue's arithmetic aside;
 - ``block_us``: microseconds to find the operand of one nonzero block;
@@ -22,10 +23,11 @@ from math import prod
 
 from sparsec.backends.kernels.cost import expression_operations
 from sparsec.backends.kernels.positions import Tile
+from sparsec.backends.kernels.traffic import CLOSE, Traffic
 from sparsec.compiler.lowering.kernel import Profile
 from sparsec.compiler.lowering.ops import Convolution, Epilogue
 
-_OVERLAP = 3
+_OVERLAP = 6
 """Exponent of the soft maximum in `step_us`."""
 _SPILLED_DOTS = 1.25
 """Slowdown of a depthwise tile of codes whose sums do not fit the registers."""
@@ -50,7 +52,7 @@ class DepthwiseTile:
     shuffles: int
 
 
-def step_us(dtype: str, rows: int, vectors: float, profile: Profile, splats: bool = True) -> float:
+def step_us(dtype: str, rows: int, vectors: float, profile: Profile, traffic: Traffic = CLOSE) -> float:
     """Microseconds of one element of the sum for a register tile of rows x vectors.
 
     Multiplying, waiting for sums and loading overlap, though not perfectly: a soft maximum of the three.
@@ -60,19 +62,28 @@ def step_us(dtype: str, rows: int, vectors: float, profile: Profile, splats: boo
         rows: Weights that are broadcast (or activations, where weights are the vectors).
         vectors: Vectors that are loaded.
         profile: Of the machine.
-        splats: Whether each row takes a load of its own.
+        traffic: How the vectors lie in memory.
     """
-    loads = vectors + (rows if splats else 0)
-    parts = (rows * vectors, profile["mac_chains"], loads * profile["load_macs"])
-    macs: float = sum(part**_OVERLAP for part in parts) ** (1 / _OVERLAP)
+    chains = profile["int8_chains" if dtype == "uint8" else "mac_chains"]
+    macs = (rows * vectors * mac_us(dtype, profile), chains * mac_us(dtype, profile))
     needed = rows * vectors + int(vectors) + 1
-    spills = profile["spill_factor"] if needed > _registers(dtype, profile) else 1.0
-    return macs * mac_us(dtype, profile) * spills
+    spills = profile["spill_factor"] if needed > registers(dtype, profile) else 1.0
+    return spills * _overlapped(*macs, load_us(rows, vectors, profile, traffic))
 
 
-def _registers(dtype: str, profile: Profile) -> float:
-    codes = profile.get("int8_registers") if dtype == "uint8" else None
-    return profile["vector_registers"] if codes is None else codes
+def load_us(splats: float, vectors: float, profile: Profile, traffic: Traffic) -> float:
+    """Microseconds to load so many vectors of the operand and weights that are broadcast."""
+    loads = vectors * traffic.lines + splats
+    return loads * profile["load_macs"] * mac_us("float32", profile) + traffic.fetch_us(vectors, profile)
+
+
+def _overlapped(*parts: float) -> float:
+    return float(sum(part**_OVERLAP for part in parts) ** (1 / _OVERLAP))
+
+
+def registers(dtype: str, profile: Profile) -> float:
+    """How many vectors a tile may keep in registers."""
+    return profile["int8_registers" if dtype == "uint8" else "vector_registers"]
 
 
 def mac_us(dtype: str, profile: Profile) -> float:
@@ -89,7 +100,12 @@ def epilogue_us(epilogue: Epilogue, vectors: float, profile: Profile) -> float:
 
 
 def tile_cost(
-    op: Convolution, tile: Tile, tiles: Iterable[tuple[int, float, float]], steps: float, profile: Profile
+    op: Convolution,
+    tile: Tile,
+    tiles: Iterable[tuple[int, float, float]],
+    steps: float,
+    traffic: Traffic,
+    profile: Profile,
 ) -> float:
     """Microseconds of a convolution from its register tiles, or of streaming its weights if that is longer.
 
@@ -98,10 +114,11 @@ def tile_cost(
         tile: Its nominal tile.
         tiles: (filters, vectors, how often) of the tiles of one group.
         steps: Elements of each sum, summed over groups.
+        traffic: Of its loads.
         profile: Of the machine.
     """
     each = list(tiles)
-    compute = sum(count * step_us(op.dtype, rows, vectors, profile) for rows, vectors, count in each) * steps
+    compute = sum(count * step_us(op.dtype, rows, vectors, profile, traffic) for rows, vectors, count in each) * steps
     finish = sum(
         count * op.groups * (profile["tile_us"] + epilogue_us(op.epilogue, rows * vectors, profile))
         for rows, vectors, count in each
@@ -161,7 +178,12 @@ def depthwise_cost(op: Convolution, vectors: float, tile: DepthwiseTile, profile
 
 
 def sparse_cost(
-    op: Convolution, tiles: Iterable[tuple[int, float, float]], block: tuple[int, int], blocks: int, profile: Profile
+    op: Convolution,
+    tiles: Iterable[tuple[int, float, float]],
+    block: tuple[int, int],
+    blocks: int,
+    traffic: Traffic,
+    profile: Profile,
 ) -> float:
     """Microseconds of a block-sparse convolution, or of streaming its weights if that is longer.
 
@@ -170,6 +192,7 @@ def sparse_cost(
         tiles: (filters, vectors, how often) of its register tiles.
         block: Rows and steps of a block.
         blocks: Blocks of the weight that hold a nonzero.
+        traffic: Of its loads.
         profile: Of the machine.
     """
     rows, steps = block
@@ -177,7 +200,7 @@ def sparse_cost(
     compute = finish = places = 0.0
     for height, vectors, count in tiles:
         share = count * height / op.filters
-        each = steps * step_us(op.dtype, rows, vectors, profile) + profile["block_us"]
+        each = steps * step_us(op.dtype, rows, vectors, profile, traffic) + profile["block_us"]
         compute += share * blocks * each
         finish += count * height / rows * (profile["tile_us"] + epilogue_us(op.epilogue, rows * vectors, profile))
         places += share
@@ -186,7 +209,11 @@ def sparse_cost(
 
 
 def masks_cost(
-    op: Convolution, tiles: Iterable[tuple[int, float, float]], runs: Iterable[tuple[int, int]], profile: Profile
+    op: Convolution,
+    tiles: Iterable[tuple[int, float, float]],
+    runs: Iterable[tuple[int, int]],
+    traffic: Traffic,
+    profile: Profile,
 ) -> float:
     """Microseconds of a convolution that walks its steps sorted by row masks, or of streaming its weights.
 
@@ -194,20 +221,23 @@ def masks_cost(
         op: The convolution.
         tiles: (filters, vectors, how often) of its register tiles.
         runs: (rows of the mask, steps of that mask in the whole weight).
+        traffic: Of its loads.
         profile: Of the machine.
     """
     each = list(runs)
     compute = finish = places = 0.0
     for height, vectors, count in tiles:
         share = count * height / op.filters
-        compute += share * sum(steps * _masked_us(rows, height, vectors, profile) for rows, steps in each)
+        compute += share * sum(steps * _masked_us(rows, height, vectors, traffic, profile) for rows, steps in each)
         finish += count * (profile["tile_us"] + epilogue_us(op.epilogue, height * vectors, profile))
         places += share
     streamed = places * sum(steps * (4 * rows + 4) for rows, steps in each) / profile["bytes_per_us"]
     return profile["call_us"] + max(compute, streamed) + max(finish, _written(op, profile))
 
 
-def pairs_cost(op: Convolution, tiles: Iterable[tuple[int, float, float]], pairs: int, profile: Profile) -> float:
+def pairs_cost(
+    op: Convolution, tiles: Iterable[tuple[int, float, float]], pairs: int, traffic: Traffic, profile: Profile
+) -> float:
     """Microseconds of a convolution of codes over pairs of words, or of streaming its weights if that is longer.
 
     A pair takes no less than a word by itself: it has a second load, and a selection, besides.
@@ -216,27 +246,27 @@ def pairs_cost(op: Convolution, tiles: Iterable[tuple[int, float, float]], pairs
         op: The convolution.
         tiles: (filters, vectors, how often) of its register tiles.
         pairs: Of the whole weight.
+        traffic: Of its loads.
         profile: Of the machine.
     """
     compute = finish = streamed = 0.0
     for rows, vectors, count in tiles:
         share = count * rows / op.filters
-        loads = (2 * vectors + rows + 1) * profile["load_macs"] * mac_us("float32", profile)
         macs = (rows + _SELECT) * vectors * mac_us(op.dtype, profile)
-        spills = profile["spill_factor"] if rows * vectors + vectors + 2 > profile["vector_registers"] else 1.0
-        work = spills * (macs**_OVERLAP + loads**_OVERLAP) ** (1 / _OVERLAP)
-        compute += share * pairs * (max(work, step_us(op.dtype, rows, vectors, profile)) + profile["pair_us"])
+        spills = profile["spill_factor"] if rows * vectors + vectors + 2 > registers(op.dtype, profile) else 1.0
+        work = spills * _overlapped(macs, load_us(rows + 1, 2 * vectors, profile, traffic))
+        compute += share * pairs * (max(work, step_us(op.dtype, rows, vectors, profile, traffic)) + profile["pair_us"])
         finish += count * (profile["tile_us"] + epilogue_us(op.epilogue, rows * vectors, profile))
         streamed += share * pairs * 4 * (rows + 3) / profile["bytes_per_us"]
     return profile["call_us"] + max(compute, streamed) + max(finish, _written(op, profile))
 
 
-def _masked_us(rows: int, height: int, vectors: float, profile: Profile) -> float:
+def _masked_us(rows: int, height: int, vectors: float, traffic: Traffic, profile: Profile) -> float:
     """One step for some rows of a panel, whose sums stay in registers; for all of them no cheaper than a dense one."""
-    macs = max(rows * vectors, (rows + vectors) * profile["load_macs"])
     spills = profile["spill_factor"] if height * vectors + vectors + 1 > profile["vector_registers"] else 1.0
-    masked = macs * mac_us("float32", profile) * spills + profile["mask_us"]
-    return max(masked, step_us("float32", rows, vectors, profile)) if rows == height else masked
+    work = max(rows * vectors * mac_us("float32", profile), load_us(rows, vectors, profile, traffic))
+    masked = work * spills + profile["mask_us"]
+    return max(masked, step_us("float32", rows, vectors, profile, traffic)) if rows == height else masked
 
 
 def matvec_cost(dtype: str, macs: float, nbytes: float, rows: int, epilogue: Epilogue, profile: Profile) -> float:

@@ -24,6 +24,7 @@ from sparsec.backends.kernels.padded import PaddedKernel
 from sparsec.backends.kernels.plan import Plan, as_convolution, layouts, plan_tiles, preparation_cost, tiles
 from sparsec.backends.kernels.product_cost import masks_cost
 from sparsec.backends.kernels.sparse import STORED, PanelSums, elements_of, emit_panels
+from sparsec.backends.kernels.traffic import traffic
 from sparsec.compiler.lowering.kernel import Array, KernelSpec, Profile
 from sparsec.compiler.lowering.ops import Op
 from sparsec.compiler.pattern import NM, Block, Unstructured, parse_pattern
@@ -90,7 +91,7 @@ class RowMaskKernel(PaddedKernel):
         assert weight is not None
         steps = count(elements_of(plan, weight), plan.tile.filters)
         runs = [(len(rows), int(n)) for rows, n in zip(MASKS[plan.tile.filters], steps, strict=True)]
-        return preparation_cost(plan, profile) + masks_cost(plan.op, plan_tiles(plan), runs, profile)
+        return preparation_cost(plan, profile) + masks_cost(plan.op, plan_tiles(plan), runs, traffic(plan), profile)
 
 
 def _suits(pattern: str, lanes: int) -> bool:
@@ -117,7 +118,7 @@ def _panel_sums(
         start, end = (emit.keep(streams.runs[panel * len(masks) + number + i]) for i in (0, 1))
         value = emit.keep(value)
         with emit.loop_range(start, end) as step:
-            at = [emit.bind(streams.places[step] + place.start) + offset for offset in place.offsets]
+            at = [emit.bind(emit.wide(isa, streams.places[step]) + place.start) + offset for offset in place.offsets]
             weights = value + (step - start) * len(rows)
             _emit_step(isa, way, x, at, streams.values, weights, rows, sums, plan.tile.lanes)
         value = value + (end - start) * len(rows)

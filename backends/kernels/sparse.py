@@ -20,6 +20,7 @@ from sparsec.backends.kernels.padded import PaddedKernel
 from sparsec.backends.kernels.plan import Plan, as_convolution, layouts, plan_tiles, preparation_cost, tiles
 from sparsec.backends.kernels.positions import row_spans
 from sparsec.backends.kernels.product_cost import sparse_cost
+from sparsec.backends.kernels.traffic import traffic
 from sparsec.compiler.lowering.kernel import Array, KernelSpec, Profile
 from sparsec.compiler.lowering.ops import Op
 from sparsec.compiler.pattern import Block, parse_pattern
@@ -88,7 +89,7 @@ class SparseKernel(PaddedKernel):
         assert weight is not None
         count = grid.count(elements_of(plan, weight))
         tiles_run = plan_tiles(plan, plan.columns_with_rest)
-        price = sparse_cost(plan.op, tiles_run, (grid.rows, grid.steps), count, profile)
+        price = sparse_cost(plan.op, tiles_run, (grid.rows, grid.steps), count, traffic(plan), profile)
         return preparation_cost(plan, profile) + price
 
 

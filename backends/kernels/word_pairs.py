@@ -19,13 +19,14 @@ from tvm.tirx.script import builder as T
 from sparsec.backends.isa import Isa
 from sparsec.backends.kernels import emit, vector
 from sparsec.backends.kernels.convolution import Place, emit_places
-from sparsec.backends.kernels.dot import Arithmetic, arithmetic, splats
+from sparsec.backends.kernels.dot import Arithmetic, activations, arithmetic, weights
 from sparsec.backends.kernels.epilogue import Tail
 from sparsec.backends.kernels.padded import PaddedKernel
 from sparsec.backends.kernels.pairs import Packed, count, pack
 from sparsec.backends.kernels.plan import Plan, as_convolution, layouts, plan_tiles, preparation_cost, tiles
 from sparsec.backends.kernels.product_cost import pairs_cost
 from sparsec.backends.kernels.sparse import STORED, PanelSums, elements_of, emit_panels
+from sparsec.backends.kernels.traffic import traffic
 from sparsec.compiler.lowering.kernel import Array, KernelSpec, Profile
 from sparsec.compiler.lowering.ops import Op
 from sparsec.compiler.pattern import NM, Block, Unstructured, parse_pattern
@@ -87,7 +88,7 @@ class WordPairKernel(PaddedKernel):
         plan = Plan.of(spec)
         assert weight is not None
         pairs = count(elements_of(plan, weight), plan.tile.filters)
-        return preparation_cost(plan, profile) + pairs_cost(plan.op, plan_tiles(plan), pairs, profile)
+        return preparation_cost(plan, profile) + pairs_cost(plan.op, plan_tiles(plan), pairs, traffic(plan), profile)
 
 
 def _rows(pattern: str, taps: int) -> list[int]:
@@ -110,14 +111,15 @@ def _panel_sums(
     width, rows, lanes = len(place.at), plan.tile.filters, plan.tile.lanes
     sums = emit.Registers(rows * width, way.dtype, lanes)
     with emit.loop_range(streams.ends[panel], streams.ends[panel + 1]) as pair:
-        starts = [emit.bind(streams.places[2 * pair + word] + place.start) for word in (0, 1)]
-        mask = emit.bind(vector.splat(streams.masks[pair], lanes))
-        xs = []
-        for offset in place.offsets:
-            words = [emit.bind(vector.load(x, start + offset, lanes)) for start in starts]
-            xs.append(way.activation(emit.bind(_selected(isa, mask, *words))))
-        for r, splat in enumerate(splats(isa, streams.values, pair * rows, rows, lanes)):
-            weight = way.weight(splat)
+        at = emit.wide(isa, pair)
+        starts = [emit.bind(emit.wide(isa, streams.places[2 * at + word]) + place.start) for word in (0, 1)]
+
+        def load(offset: int, count: int) -> Expr:
+            mask = emit.bind(vector.splat(streams.masks[at], count))
+            return _selected(isa, mask, *(emit.bind(vector.load(x, start + offset, count)) for start in starts))
+
+        xs = activations(way, load, place.offsets, lanes)
+        for r, weight in enumerate(weights(isa, way, streams.values, at * rows, rows, lanes)):
             for v, activation in enumerate(xs):
                 sums[r * width + v] = way.accumulate(sums[r * width + v], activation, weight)
     found = [sums[i] for i in range(len(sums))]

@@ -15,18 +15,20 @@ from sparsec.compiler.lowering.kernel import Array, Profile
 Price = Callable[[Profile], float]
 """Microseconds of one kernel by a profile."""
 
-FIXED = ("call_us", "int8_registers", "vector_lanes")
+FIXED = ("call_us", "vector_lanes")
 """Costs that are kept: a property of the instruction set, and what is too small beside a kernel to be told."""
 COUNTED: Mapping[str, tuple[int, ...]] = {
     "vector_registers": (0, -1, -2, -3, -4, -5, -6, -7, -8),
+    "int8_registers": (0, -1, -2, -3, -4, -5, -6, -7, -8),
     "mac_chains": (0, -4, -3, -2, -1, 1, 2, 3, 4, 6),
+    "int8_chains": (0, -4, -3, -2, -1, 1, 2, 3, 4, 6),
 }
 """Whole numbers: what is tried on top of the known one. More registers than there are is none of it."""
 _PULL = 0.1
 _OUTLIER = 0.25
 _WIDEST = float(np.log(30.0))
 """A cost moves by this factor at most; beyond it, the formulas no longer describe the machine."""
-_NARROW = {"load_macs": float(np.log(1.5))}
+_NARROW = {"load_macs": float(np.log(1.5)), "first_cache_kb": float(np.log(4.0))}
 """Costs that may move less: samples can hardly tell slow loads from slow multiplication, other layers can."""
 _SMALLEST = 1e-6
 

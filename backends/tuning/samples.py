@@ -22,12 +22,18 @@ from sparsec.compiler.pattern import parse_pattern
 
 Kernels = Mapping[str, Kernel]
 _SHAPES = tuple(
-    Shape.parse(text) for text in ("128x128x196", "256x64x49", "32x24x3136", "32x32x196x3x3", "384x256x1", "512x1024x1")
+    Shape.parse(text)
+    for text in (
+        *("512x512x196", "128x128x784", "256x64x49", "32x24x3136", "32x32x196x3x3"),
+        *("384x256x1", "512x1024x1"),
+    )
 )
 _PATTERNS = (
     ("block(4x4)", 0.5),
     ("block(4x4)", 0.2),
+    ("block(1x4)", 0.5),
     ("block(8x1)", 0.5),
+    ("block(2x1)", 0.4),
     ("unstructured", 0.5),
     ("unstructured", 0.3),
 )

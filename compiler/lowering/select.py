@@ -58,11 +58,11 @@ def choose(
     if not dense:
         return None
     rival = dense[0][0]
-    price, spec = _shortest(dense)
+    price, spec = shortest(dense)
     offered = [pair for pair in found if pair[1].pattern != "dense"]
     sparse = [pair for pair in offered if _holds(backend, pair[1], spec, weight)]
     if sparse and sparse[0][0] <= MARGIN * rival:
-        price, spec = _shortest(sparse)
+        price, spec = shortest(sparse)
         return Choice(spec, price, rival)
     if pattern == "dense":
         return Choice(spec, price, price)
@@ -74,7 +74,7 @@ def choose(
     return Choice(spec, price, price, _reason(pattern, offered[0], rival, density), density)
 
 
-def _shortest(found: list[Priced]) -> Priced:
+def shortest(found: list[Priced]) -> Priced:
     """Of the kernels that cost about as little as the cheapest, the one with the smallest tile: the shortest code."""
     return min((pair for pair in found if pair[0] <= _ALIKE * found[0][0]), key=lambda pair: prod(pair[1].tile))
 
