@@ -44,6 +44,7 @@ class AccuracyCurve:
         curves: What is swept.
         shares: Of the weights of the layers swept, to be kept.
         uniform: Those of them at which one density for all layers is tried, too.
+        limits: What keeps it from being better, for the document.
     """
 
     key: str
@@ -54,6 +55,7 @@ class AccuracyCurve:
     curves: Curves
     shares: tuple[float, ...] = (0.9, 0.8, 0.7, 0.6, 0.5)
     uniform: tuple[float, ...] = (0.9, 0.7, 0.5)
+    limits: str = ""
 
 
 EFFICIENTNET = AccuracyCurve(
@@ -63,6 +65,12 @@ EFFICIENTNET = AccuracyCurve(
     ("permute-channels{pattern=block(2x4) density=0.6}",),
     "prune-blocks{rows=2 cols=4 update=greedy}",
     POINTWISE_CURVES,
+    limits=(
+        "What limits it: the early blocks, which the sweep leaves whole, and the downsampling ones have no weights\n"
+        "to spare, so that the last stages must give up more than the share; and what there is to learn from:\n"
+        "recovery, as in the rows above, adds to these numbers, but from views of 19 [photographs](data.md), where\n"
+        "the network was trained on more than a million."
+    ),
 )
 
 
@@ -112,7 +120,7 @@ def section(curve: AccuracyCurve, result: Result) -> str:
         f"({curve.key}.svg)\n\n" + "\n".join(lines) + f"\n\n{METRICS[curve.model].title[0].upper()}"
         f"{METRICS[curve.model].title[1:]}, after pruning in one shot on {result['samples']} calibration inputs and "
         f"int8; at 1, int8 alone. Written by `python -m benchmarks.accuracy --curve` in {result['seconds']} seconds. "
-        "Weights kept: share of those of the layers swept.\n"
+        "Weights kept: share of those of the layers swept.\n" + (f"\n{curve.limits}\n" if curve.limits else "")
     )
 
 
