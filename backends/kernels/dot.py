@@ -60,15 +60,24 @@ def splats(isa: Isa, source: Expr, at: Expr, count: int, lanes: int) -> Iterator
         yield emit.bind(vector.splat(source[at + i], lanes))
 
 
-def activations(way: Arithmetic, x: Expr, start: Expr, offsets: Sequence[int], lanes: int) -> list[Prepared]:
-    """The vectors of activations at these offsets from `start`, each ready to be multiplied by many weights."""
+def activations(
+    way: Arithmetic, load: Callable[[int, int], Expr], offsets: Sequence[int], lanes: int
+) -> list[Prepared]:
+    """Vectors of activations, each ready to be multiplied by many weights.
+
+    Args:
+        way: How.
+        load: (offset, lanes) -> so many neighbouring elements.
+        offsets: Of the vectors.
+        lanes: Of each vector.
+    """
     found: list[Prepared] = []
     while len(found) < len(offsets):
         first, *others = offsets[len(found) :]
         if way.pair and lanes == _QUAD and others[:1] == [first + lanes]:
-            found += way.pair(emit.bind(vector.load(x, start + first, 2 * lanes)))
+            found += way.pair(emit.bind(load(first, 2 * lanes)))
         else:
-            found.append(way.activation(emit.bind(vector.load(x, start + first, lanes))))
+            found.append(way.activation(emit.bind(load(first, lanes))))
     return found
 
 
@@ -185,7 +194,7 @@ def _halves(value: Expr) -> Prepared:
 
 def _pair_of_halves(value: Expr) -> tuple[Prepared, Prepared]:
     """Of two vectors, whose halves fill registers: one load parts them. The second's are in the upper parts."""
-    halves = _halves(value)
+    halves = [fenced(half) for half in _halves(value)]
     low, high = (tuple(vector.pick(half, part) for half in halves) for part in (_LOW, _HIGH))
     return low, (None, None, *high)
 
