@@ -2,8 +2,9 @@
 """Four vectors of numbers, one a channel, as one vector of words of four codes: the last step of an integer kernel.
 
 Everywhere: a clamped number plus 2**23 has its code in the low byte, and shifts put the bytes together. x86 has
-instructions that convert with rounding and narrow with saturation, which makes the lower clamp unnecessary; so does
-ARM's conversion to unsigned integers, and it has a shift that inserts.
+instructions that convert with rounding and narrow with saturation, which makes the lower clamp unnecessary; so has
+WebAssembly's relaxed SIMD, whose conversion may make anything of a number that is too large, but always a negative
+integer of one that is too small. ARM converts to unsigned integers, and has a shift that inserts.
 """
 
 from collections.abc import Callable, Sequence
@@ -59,17 +60,22 @@ def joined(values: Sequence[Expr], isa: Isa, lanes: int) -> Expr:
     """
     if _is_neon(isa, lanes):
         return _inserted(values)
-    return _narrowed(values, lanes) if _packs(isa, lanes) else _shifted(values, lanes)
+    if _is_relaxed(isa, lanes):
+        return _in_words(_narrow_relaxed(values), lanes)
+    return _in_words(_narrow(values, lanes), lanes) if _packs(isa, lanes) else _shifted(values, lanes)
 
 
 def joined_quads(values: Sequence[Expr], isa: Isa, lanes: int) -> Expr:
     """The same for four vectors whose 16-byte lanes hold four channels: in each lane of the result a word of each."""
     if _packs(isa, lanes):
         return tirx.reinterpret(vector.typed("int32", lanes), _narrow(values, lanes))
+    if _is_relaxed(isa, lanes):
+        return tirx.reinterpret("int32x4", _narrow_relaxed(values))
     whole = _unsigned if _is_neon(isa, lanes) else partial(_integer, lanes=lanes)
     integers = [emit.bind(whole(value)) for value in values]
     if isa.wasm and lanes == _WORD:
-        return tirx.reinterpret("int32x4", _narrow_wasm(integers))
+        small = [emit.bind(value - vector.const(_EXPONENT, "int32", _WORD)) for value in integers]
+        return tirx.reinterpret("int32x4", _narrow_wasm(small))
     a, b, c, d = integers
     low, high = _lower_halves(a, b, "int16"), _lower_halves(c, d, "int16")
     return tirx.reinterpret(vector.typed("int32", lanes), _lower_halves(low, high, "int8"))
@@ -86,17 +92,27 @@ def _lower_halves(a: Expr, b: Expr, dtype: str) -> Expr:
 
 
 def _narrow_wasm(integers: Sequence[Expr]) -> Expr:
-    small = [emit.bind(value - vector.const(_EXPONENT, "int32", _WORD)) for value in integers]
-    shorts = [T.call_llvm_pure_intrin("int16x8", "llvm.wasm.narrow.signed", *small[i : i + 2]) for i in (0, 2)]
+    """Four codes of each vector of integers; with saturation."""
+    shorts = [T.call_llvm_pure_intrin("int16x8", "llvm.wasm.narrow.signed", *integers[i : i + 2]) for i in (0, 2)]
     return emit.bind(T.call_llvm_pure_intrin("uint8x16", "llvm.wasm.narrow.unsigned", *shorts))
 
 
+def _narrow_relaxed(values: Sequence[Expr]) -> Expr:
+    nearest = [T.call_llvm_pure_intrin("float32x4", "llvm.nearbyint", value) for value in values]
+    whole = [emit.bind(T.call_llvm_pure_intrin("int32x4", "llvm.wasm.relaxed.trunc.signed", n)) for n in nearest]
+    return _narrow_wasm(whole + [vector.const(0, "int32", _WORD)] * (_WORD - len(whole)))
+
+
 def _saturates(isa: Isa, lanes: int) -> bool:
-    return _packs(isa, lanes) or _is_neon(isa, lanes)
+    return _packs(isa, lanes) or _is_neon(isa, lanes) or _is_relaxed(isa, lanes)
 
 
 def _packs(isa: Isa, lanes: int) -> bool:
     return isa.triple.startswith("x86_64") and lanes in _ROUNDED
+
+
+def _is_relaxed(isa: Isa, lanes: int) -> bool:
+    return isa.dot == "relaxed" and lanes == _WORD
 
 
 def _is_neon(isa: Isa, lanes: int) -> bool:
@@ -141,10 +157,10 @@ def _integer(value: Expr, lanes: int) -> Expr:
     return T.reinterpret(vector.typed("int32", lanes), value + vector.const(8388608.0, "float32", lanes))
 
 
-def _narrowed(values: Sequence[Expr], lanes: int) -> Expr:
-    """Two narrowings leave, in each 16 bytes, four codes of each channel in turn; a shuffle makes words of them."""
+def _in_words(codes: Expr, lanes: int) -> Expr:
+    """A vector with, in each 16 bytes, four codes of each channel in turn, as words of four channels."""
     order = [block + _WORD * c + p for block in range(0, 4 * lanes, 16) for p in range(4) for c in range(_WORD)]
-    return tirx.reinterpret(vector.typed("int32", lanes), vector.pick(_narrow(values, lanes), order))
+    return tirx.reinterpret(vector.typed("int32", lanes), vector.pick(codes, order))
 
 
 def _narrow(values: Sequence[Expr], lanes: int) -> Expr:
