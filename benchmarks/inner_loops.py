@@ -22,8 +22,11 @@ from sparsec.compiler import driver
 
 PROCESSORS = ("cortex-a76", "neoverse-n1")
 TOOLS = ("llvm-mca-22", "llvm-mca-21", "llvm-mca-20", "llvm-mca-19", "llvm-mca")
-_PER_INSTRUCTION = {"sdot": 16, "fmla": 4, "smull": 8, "smull2": 8, "smlal": 8, "smlal2": 8}
-"""Multiply-accumulates of one instruction on a vector of 16 bytes."""
+_PER_INSTRUCTION = {
+    r"\bv\d+\.": {"sdot": 16, "fmla": 4, "smull": 8, "smull2": 8, "smlal": 8, "smlal2": 8},
+    r"%zmm\d": {"vpdpbusd": 64, "vfmadd132ps": 16, "vfmadd213ps": 16, "vfmadd231ps": 16},
+}
+"""Multiply-accumulates of one instruction, by what its vectors are called: 16 bytes on ARM, 64 on x86."""
 _SPARSE_CODES = ("prune-blocks{rows=4 cols=4 density=0.5}", "quantize")
 VARIANTS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "float32": ("arm+dotprod", ()),
@@ -94,12 +97,15 @@ def _loops(assembly: str) -> Iterator[Loop]:
             symbol, label, lines = (symbol if local else start[1]), start[1], []
         elif text and not text.startswith("."):
             lines.append(text)
-            if re.match(rf"(b\.\w+|cbn?z\s.*,|tbn?z\s.*,)\s*{re.escape(label)}$", text) and label:
+            if re.match(rf"(b\.\w+|cbn?z\s.*,|tbn?z\s.*,|j\w+)\s*{re.escape(label)}$", text) and label:
                 yield Loop(symbol, tuple(lines), _products(lines))
 
 
 def _products(lines: Sequence[str]) -> int:
-    return sum(_PER_INSTRUCTION.get(line.split()[0].split(".")[0], 0) for line in lines if re.search(r"\bv\d+\.", line))
+    tables = [
+        (line, table) for line in lines for vectors, table in _PER_INSTRUCTION.items() if re.search(vectors, line)
+    ]
+    return sum(table.get(line.split()[0].split(".")[0], 0) for line, table in tables)
 
 
 def _tool() -> str | None:

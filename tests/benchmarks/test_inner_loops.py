@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Inner loops for ARM consist of products, loads and little else, and keep their sums in registers."""
+"""Inner loops consist of products, loads and little else, and keep their sums in registers."""
 
 import re
 
@@ -57,3 +57,22 @@ def test_depthwise_without_dot_products_multiplies_bytes(size, most):
     loop = _loop(DEPTHWISE, "neon", "uint8", (1, 2, 1, 4), kernel=(size, size), pads=pads, groups=256)
     assert loop.products == 2 * 16 * size * size
     assert len(loop.lines) <= most * loop.products / 16, loop.lines
+
+
+@pytest.mark.parametrize(
+    ("family", "tile", "most"),
+    [
+        (DENSE, (4, 1, 6, 16), 38),
+        (DENSE, (8, 1, 3, 16), 39),
+        (SPARSE, (4, 1, 6, 16, 1), 41),
+        (SPARSE, (4, 1, 4, 16, 1), 31),
+        (SPARSE, (2, 1, 6, 16, 1), 27),
+    ],
+)
+@pytest.mark.parametrize("dtype", ["float32", "uint8"])
+def test_a_turn_with_long_vectors_moves_no_sum(family, dtype, tile, most):
+    """Neither to the stack nor from register to register, though a tile leaves one register free."""
+    loop = _loop(family, "avx512vnni", dtype, tile)
+    assert len(loop.lines) <= most, loop.lines
+    assert not [line for line in loop.lines if re.search(r"\(%rsp|^vmov\w+\s+%zmm\d+, %zmm", line)]
+    assert loop.products == {"uint8": 64, "float32": 16}[dtype] * tile[0] * tile[2]
