@@ -17,7 +17,7 @@ Relayout = Callable[[KernelSpec], float]
 Priced = tuple[float, KernelSpec]
 
 _TRIED = 3
-"""Specs that are priced at every density: the cheapest of the densest weight, and of the sparsest."""
+"""Specs that are priced at every density: the cheapest of the densest, a middling and the sparsest weight."""
 _STEPS = 100
 """Densities are looked for in steps of one in so many."""
 
@@ -116,7 +116,7 @@ class Repricer:
 def repricer(
     backend: Backend, specs: Sequence[KernelSpec], weight: Array, pattern: str, relayout: Relayout = no_relayout
 ) -> Repricer:
-    """Keep the few specs that are cheapest at either end of the densities: a price counts the weight's blocks.
+    """Keep the few specs that are cheapest at the ends and amid the densities: a price counts the weight's blocks.
 
     Args:
         backend: Of the target.
@@ -125,10 +125,10 @@ def repricer(
         pattern: Its text form, not ``dense``.
         relayout: See `Relayout`.
     """
-    thinning = Thinning(weight, parse_pattern(pattern))
-    sparsest = thinning.at(possible_densities(parse_pattern(pattern))[0])
-    ends = [price_specs(backend, specs, array, relayout)[:_TRIED] for array in (weight, sparsest)]
-    kept = dict.fromkeys(spec for found in ends for _, spec in found)
+    thinning, densities = Thinning(weight, parse_pattern(pattern)), possible_densities(parse_pattern(pattern))
+    some = (weight, thinning.at(densities[len(densities) // 2]), thinning.at(densities[0]))
+    ranked = [price_specs(backend, specs, array, relayout)[:_TRIED] for array in some]
+    kept = dict.fromkeys(spec for found in ranked for _, spec in found)
     return Repricer(backend, thinning, tuple(kept), relayout)
 
 
