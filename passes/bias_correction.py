@@ -88,7 +88,7 @@ def _place(layer: Layer) -> _Place | None:
     node = layer.node
     if node.op_type == "MatMul":
         add = only_consumer(node.outputs[0])
-        if add is None or source_of(add.outputs[0], "Add") is None:
+        if add is None or add.graph is not node.graph or source_of(add.outputs[0], "Add") is None:
             return None
         index = next(n for n, value in enumerate(add.inputs) if value is not node.outputs[0])
         bias = constant_of(add.inputs[index])

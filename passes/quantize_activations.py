@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Activations on a grid of 7-bit codes: Clip, QuantizeLinear and DequantizeLinear behind a value.
 
-All readers of a value share one pair, with codes 0..127 in uint8; the Clip keeps ONNX's own 8-bit rounding inside
-these codes, unless a Clip that is already there does.
+All readers of a value in its own graph share one pair, with codes 0..127 in uint8; nested graphs read the value
+itself. The Clip keeps ONNX's own 8-bit rounding inside these codes, unless a Clip that is already there does.
 """
 
 from collections.abc import Sequence
@@ -19,9 +19,9 @@ _ROOMY = 1.25
 
 
 def quantize_value(graph: ir.Graph, value: ir.Value, ends: tuple[float, float]) -> None:
-    """Put a value onto a grid of 7-bit codes: all that read it now read the dequantized codes.
+    """Put a value onto a grid of 7-bit codes: all nodes of the graph that read it now read the dequantized codes.
 
-    Graph outputs stay as they are.
+    Graph outputs stay as they are, and so does what nested graphs read.
 
     Args:
         graph: The graph that owns the value.
@@ -30,7 +30,7 @@ def quantize_value(graph: ir.Graph, value: ir.Value, ends: tuple[float, float]) 
     """
     grid, clips = _grid(value, ends)
     maker = _Maker(graph, value)
-    readers = list(value.uses())
+    readers = [(node, index) for node, index in value.uses() if node.graph is graph]
     scale, zero = maker.scalar("scale", grid.scale), maker.scalar("zero_point", np.uint8(grid.zero_point))
     source = value
     if clips:

@@ -61,6 +61,8 @@ def _shared(layer: Layer | None, ignore: tuple[str, ...]) -> str:
     if layer.weight.is_graph_output():
         return "its weight is an output of the model"
     for user, index in layer.weight.uses():
+        if user.graph is not layer.node.graph:
+            return f"its weight is also used by '{layer_name(user)}' ({user.op_type}) in a nested graph"
         if index != 1 or weight_axis(user) != layer.axis or not isinstance(find_layer(user), Layer):
             return f"its weight is also used by '{layer_name(user)}' ({user.op_type})"
         if user is not layer.node and matches(layer_name(user), ignore):
