@@ -15,8 +15,9 @@ from sparsec.compiler.registry import parse_pass
 
 GRAPH = """g (float[2,32] x, bool c) => (float[2,32] i, float[2,32] y) {
   [one] r = Gemm(x, v)
-  [if] i = If (c) <then_branch = t () => (float[2,32] p) { [inner] s = Gemm(r, w, b) u = Tanh(s) [last] p = Gemm(u, z) },
-                   else_branch = e () => (float[2,32] q) { q = Neg(r) }>
+  [if] i = If (c) <
+    then_branch = t () => (float[2,32] p) { [inner] s = Gemm(r, w, b) u = Tanh(s) [last] p = Gemm(u, z) },
+    else_branch = e () => (float[2,32] q) { q = Neg(r) }>
   [two] n = Gemm(r, w, b)
   [three] y = Gemm(n, z)
 }"""
