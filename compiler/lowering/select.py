@@ -19,7 +19,7 @@ from sparsec.compiler.lowering.repricing import (
 from sparsec.compiler.pattern import NM, Unstructured, parse_pattern
 
 _ALIKE = 1.005
-"""Prices that differ by less than this factor say nothing: they are further from times than that."""
+"""Prices that differ by less than this factor count as equal."""
 
 
 @dataclass(frozen=True, slots=True)
