@@ -27,6 +27,8 @@ from sparsec.compiler.pattern import Array
 Doubles = npt.NDArray[np.float64]
 LOUD = 10.0
 """So many times the usual energy is the most that a vector counts with."""
+_RESOLVED = 1e-5
+"""Inputs whose variance is less than this share of their mean square are constant as far as float32 can tell."""
 MOST = 0.9
 """The share of a sample's vectors that says what is usual."""
 
@@ -57,6 +59,11 @@ class LayerStatistics:
         return np.asarray(np.sqrt(self.squares / max(1, self.rows)))
 
     @property
+    def overflows(self) -> bool:
+        """Whether a sum of squares was too large for float32, in which outer products are summed."""
+        return self.products is not None and not bool(np.isfinite(np.diag(self.products)).all())
+
+    @property
     def hessian(self) -> Doubles:
         """``(2 / rows) X X^T``, float64 ``[in, in]``: second derivative of the layer's squared output error."""
         assert self.products is not None, "collected without the Hessian"
@@ -64,9 +71,13 @@ class LayerStatistics:
 
     @property
     def centred_hessian(self) -> Doubles:
-        """The Hessian of a layer whose bias follows, so that the mean of its output keeps: float64 ``[in, in]``."""
-        means = self.sums / max(1, self.rows)
-        return np.asarray(self.hessian - 2 * np.outer(means, means))
+        """The Hessian of a layer whose bias follows, so that the mean of its output keeps: float64 ``[in, in]``.
+
+        Where the inputs hardly vary, this would be rounding and nothing else; then it is the `hessian`.
+        """
+        means, hessian = self.sums / max(1, self.rows), self.hessian
+        centred = np.asarray(hessian - 2 * np.outer(means, means))
+        return centred if np.trace(centred) > _RESOLVED * np.trace(hessian) else hessian
 
     @classmethod
     def empty(cls, inputs: int, hessian: bool) -> "LayerStatistics":
@@ -82,7 +93,8 @@ class LayerStatistics:
         self.squares += np.einsum("ri,ri->i", vectors, vectors, dtype=np.float64)
         self.absolutes += np.abs(vectors).sum(axis=0, dtype=np.float64)
         if self.products is not None:
-            self.products += vectors.T @ vectors
+            with np.errstate(over="ignore", invalid="ignore"):
+                self.products += vectors.T @ vectors
         self.rows += len(vectors)
 
 
@@ -128,7 +140,8 @@ def collect(
         reporter: Told of each sample.
 
     Raises:
-        DataError: If the samples do not fit the model, or make a layer's input that is not finite.
+        DataError: If the samples do not fit the model, or make a layer's input that is not finite, or whose second
+            moments are not.
     """
     views = {layer.name: (_view(layer), layer) for layer in layers}
     calibration.check(model)
@@ -140,6 +153,12 @@ def collect(
                 msg = f"Value '{view.value}' is not finite on calibration sample {number}."
                 raise DataError(msg)
             statistics.add(vectors)
+            if statistics.overflows:
+                msg = (
+                    f"Value '{view.value}' reaches {statistics.peaks.max():.3g} on calibration sample {number}, and "
+                    "sums of its squares overflow float32. Give samples on the scale of the model's real inputs."
+                )
+                raise DataError(msg)
         reporter("collect statistics", number + 1, calibration.samples)
     return {name: found[view] for name, (view, _) in views.items()}
 

@@ -20,6 +20,10 @@ DAMPING = 0.01
 """Share of the mean of the Hessian's diagonal that is added to the diagonal."""
 _LEAST = 1e-6
 """The least such share where an input was 0 on all samples."""
+_ROUNDING = 1e-6
+"""The least rise of the diagonal, a share of the greatest element, where rounding hides what the samples say."""
+_FLAT = 1e-14
+"""A pivot under this share of the greatest one is not told apart from 0."""
 _BLOCK = 128
 """Columns after which the updates are handed on to the rest of the weight."""
 
@@ -79,12 +83,26 @@ def damped(hessian: Doubles, damping: float = DAMPING) -> Doubles:
     """The Hessian made safe to invert.
 
     An input that was 0 on all samples has but the damping: its weights count little, are worth what they are, and make
-    up for no others. Few samples do not prove that an input is dead.
+    up for no others. Few samples do not prove that an input is dead. Where samples hardly differ, what they say is less
+    than what float32 has rounded away, and the Hessian may not even be definite: it is damped until it is.
     """
     safe = hessian.copy()
     share = damping if (np.diag(hessian) > 0).all() else max(damping, _LEAST)
     safe[np.diag_indices_from(safe)] += share * max(float(np.diag(hessian).mean()), 1e-12)
+    rise = _ROUNDING * float(np.abs(safe).max())
+    while np.isfinite(rise) and not _is_definite(safe):
+        safe[np.diag_indices_from(safe)] += rise
+        rise *= 10
     return safe
+
+
+def _is_definite(matrix: Doubles) -> bool:
+    """Whether a symmetric matrix is positive definite, and by more than rounding."""
+    try:
+        pivots = np.diag(np.linalg.cholesky(matrix)) ** 2
+    except np.linalg.LinAlgError:
+        return False
+    return bool(pivots.min() > _FLAT * pivots.max())
 
 
 def inverse_diagonal(hessian: Doubles) -> Doubles:
@@ -191,4 +209,4 @@ def refit(weights: Array, hessian: Doubles, mask: Mask, damping: float = DAMPING
 
 def output_error(change: Array, hessian: Doubles) -> float:
     """Mean squared change of the layer's output vectors when its weight ``[out, in]`` changes by `change`."""
-    return float(np.einsum("oi,ij,oj->", change, hessian / 2, change, optimize=True))
+    return max(0.0, float(np.einsum("oi,ij,oj->", change, hessian / 2, change, optimize=True)))

@@ -78,6 +78,28 @@ def test_an_input_that_is_not_finite_is_an_error():
         collect(model, Calibration({"x": np.full((3, 5, 6), 100, np.float32)}), layers(model))
 
 
+def test_sums_of_squares_over_the_range_of_float32_are_an_error(recwarn):
+    model = model_of("g (float[5,6] x) => (float[5,7] y) { y = MatMul(x, w) }", w=normal(6, 7))
+    data = Calibration({"x": np.full((3, 5, 6), 1e25, np.float32)})
+    assert len(collect(model, data, layers(model))) == 1
+    with pytest.raises(DataError) as caught:
+        collect(model, data, layers(model), hessian=True)
+    assert str(caught.value) == (
+        "Value 'x' reaches 1e+25 on calibration sample 0, and sums of its squares overflow float32. "
+        "Give samples on the scale of the model's real inputs."
+    )
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize("noise", [1e-6, 1e-4, 1e-1])
+def test_inputs_that_do_not_vary_as_far_as_float32_can_tell_are_not_centred(noise):
+    vectors, known = 1 + noise * normal(200, 6), LayerStatistics.empty(6, hessian=True)
+    for start in range(0, 200, 50):
+        known.add(vectors[start : start + 50].astype(np.float32))
+    wanted = 2 * np.cov(vectors.T, bias=True) if noise > 1e-3 else known.hessian
+    np.testing.assert_allclose(known.centred_hessian, wanted, atol=1e-3 * noise**2)
+
+
 def test_one_loud_vector_counts_no_more_than_ten_of_the_usual():
     vectors = normal(200, 6)
     vectors[0] *= 1000

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from sparsec.compiler.pattern import NM, Unstructured
-from sparsec.passes.column_sweep import MaskRule, inverse_diagonal, output_error, refit, sweep
+from sparsec.passes.column_sweep import MaskRule, damped, inverse_diagonal, output_error, refit, sweep
 
 IDENTITY = 2 * np.eye(24)
 
@@ -120,3 +120,24 @@ def test_weights_of_inputs_that_no_sample_had_count_least():
     hessian[3] = hessian[:, 3] = 0
     worth = 1 / inverse_diagonal(hessian)
     assert 0 < worth[3] == worth.min()
+
+
+@pytest.mark.parametrize("rounded", [0.0, 1e-4, 1.0, 30.0])
+def test_a_hessian_that_rounding_made_indefinite_is_damped_until_it_is_definite(rounded):
+    weights, (_, hessian) = normal(5, 12), correlated(12)
+    noise = np.triu(normal(12, 12)) * rounded
+    spoilt = hessian + (noise + noise.T) * np.diag(hessian).mean() - rounded * np.eye(12)
+    safe, mask = damped(spoilt), np.arange(12) % 2 == 0
+    assert np.linalg.eigvalsh(safe).min() > 0
+    assert (np.diag(safe) - np.diag(spoilt) < 0.011 * np.diag(spoilt).mean()).all() == (rounded < 1e-3)
+    np.testing.assert_array_equal(safe - np.diag(np.diag(safe)), spoilt - np.diag(np.diag(spoilt)))
+    for values in (
+        sweep(weights, spoilt, MaskRule.settled(mask & np.ones((5, 1), bool))).values,
+        refit(weights, spoilt, mask & np.ones((5, 1), bool)),
+    ):
+        assert np.isfinite(values).all()
+        assert np.abs(values).max() < 100
+
+
+def test_an_error_is_never_negative():
+    assert output_error(np.ones((1, 2)), -np.eye(2)) == 0

@@ -8,6 +8,7 @@ from sparsec.compiler.calibration import Calibration
 from sparsec.compiler.errors import DataError, PassError, RecipeError
 from sparsec.compiler.instruments import Verify
 from sparsec.compiler.layers import layers
+from sparsec.compiler.oracle import Oracle
 from sparsec.compiler.pass_manager import PassContext, PassManager
 from sparsec.compiler.pattern import parse_pattern
 from sparsec.compiler.registry import parse_pass
@@ -127,6 +128,28 @@ def test_constant_samples_do_no_harm(mlp, normal):
     data = Calibration({"x": np.repeat(normal(1, 1, 6, 32), 8, axis=0)})
     result = _prune(mlp, "prune-nm{score=hessian update=refit}", data)
     assert all(np.isfinite(layer.matrix()).all() for layer in layers(result.model))
+
+
+@pytest.mark.parametrize("noise", [1e-1, 1e-2, 1e-3, 1e-4, 1e-6])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "prune-nm{score=hessian update=sweep}", "prune-nm{score=hessian update=refit}",
+        "prune-unstructured{score=wanda update=sweep}", "prune-blocks{rows=2 cols=2 update=greedy}",
+    ],
+)  # fmt: skip
+def test_samples_that_hardly_differ_do_no_harm(text, noise, model_of, normal):
+    model = model_of(
+        "g (float[6,32] x) => (float[6,24] y) { h = MatMul(x, v) k = Add(h, b) r = Relu(k) y = Gemm(r, w) }",
+        v=normal(32, 40) / 6, b=normal(40), w=normal(40, 24, seed=1) / 6,
+    )  # fmt: skip
+    one = np.repeat(normal(1, 1, 32), 6, axis=1)
+    data = Calibration({"x": (one + noise * normal(40, 6, 32, seed=3)).astype(np.float32)})
+    result = _prune(model, text, data)
+    wanted, found = (Oracle(m).run({"x": data.arrays["x"][0]})["y"] for m in (model, result.model))
+    assert np.linalg.norm(found - wanted) < 0.3 * np.linalg.norm(wanted)
+    shares = [float(record.note.split("output error ")[1].split("%")[0]) for record in result.steps[0].records]
+    assert all(0 <= share <= 100 for share in shares)
 
 
 NETWORK = """g (float[1,4,8,8] x) => (float[1,6] y) {
