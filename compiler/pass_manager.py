@@ -67,6 +67,7 @@ class PassContext:
         reporter: Told of progress by passes that take longer than a second.
         heldout: Real inputs that no pass computes with: fidelity is measured on them. None where none were given.
         original: The model before the first pass that loses anything, for passes that recover; set by the manager.
+        since: The passes that have run since then; set by the manager.
     """
 
     target: Target | None = None
@@ -75,6 +76,7 @@ class PassContext:
     reporter: Reporter = silent
     heldout: "Calibration | None" = None
     original: ir.Model | None = None
+    since: tuple["Step", ...] = ()
 
 
 @dataclass(frozen=True)
@@ -250,6 +252,8 @@ class PassManager:
                 context = replace(context, original=current.clone())
             current, done = self._step(step, current, context, steps)
             steps.append(done)
+            if context.original is not None:
+                context = replace(context, since=(*context.since, done))
         return PipelineResult(current, tuple(steps))
 
     def _check_order(self) -> None:

@@ -7,7 +7,7 @@ they are, and with ``train: scales`` the codes too. ``reconstruct`` goes block b
 the pass runs.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -16,7 +16,7 @@ import onnx_ir as ir
 from sparsec.compiler.encoding import EncodedTensor
 from sparsec.compiler.errors import PassError, RecipeError
 from sparsec.compiler.layers import layer_name
-from sparsec.compiler.pass_manager import LayerRecord, Pass, PassContext, PassResult
+from sparsec.compiler.pass_manager import LayerRecord, Pass, PassContext, PassResult, Step
 from sparsec.passes.selection import check_names
 
 _EPOCHS: Mapping[str, int] = {"reconstruct": 10, "distill": 10}
@@ -81,7 +81,7 @@ class Recover(Pass):
         """See the module."""
         teacher = context.original
         if teacher is None or _same(teacher, model):
-            raise PassError(f"Pass '{self.name}': {_nothing_lost(model)}")  # noqa: EM102
+            return PassResult(model, False, (self._idle(model, context.since),))
         assert context.calibration is not None
         context.calibration.check(model, self.min_samples)
         check_names(self, "ignore", self.ignore, [layer_name(node) for node in model.graph])
@@ -100,6 +100,20 @@ class Recover(Pass):
         for trainable in trainables if changed else ():
             trainable.write(model.graph)
         return PassResult(model, changed, records)
+
+    def _idle(self, model: ir.Model, since: Sequence[Step]) -> LayerRecord:
+        """The record where the passes before this one left all as it was.
+
+        Raises:
+            PassError: If no such pass stands before this one, or the model came with its loss.
+        """
+        tensors = [value.const_value for value in model.graph.initializers.values()]
+        before = [_alone(step) for step in since if step.name != self.name]
+        if any(isinstance(tensor, EncodedTensor) and tensor.codes is not None for tensor in tensors):
+            raise PassError(f"Pass '{self.name}': {_CAME_QUANTIZED}")  # noqa: EM102
+        if not before:
+            raise PassError(f"Pass '{self.name}': {_TOO_EARLY}")  # noqa: EM102
+        return LayerRecord("all", f"nothing is lost yet: {', '.join(before)}", skipped=True)
 
     def _advice(self) -> str:
         return f"Choose a lower 'lr' than {self._schedule(0).lr:g}."
@@ -143,15 +157,18 @@ def _same(teacher: ir.Model, model: ir.Model) -> bool:
     return first == second and len(teacher.graph) == len(model.graph)
 
 
-def _nothing_lost(model: ir.Model) -> str:
-    """Why there is nothing to recover."""
-    tensors = [value.const_value for value in model.graph.initializers.values()]
-    if any(isinstance(tensor, EncodedTensor) and tensor.codes is not None for tensor in tensors):
-        return (
-            "the model came with quantized weights, and no pass before this one changed it; what it lost then cannot "
-            "be won back without the float32 model. Start from that one, or leave 'recover' out."
-        )
-    return "nothing is lost yet. Put it behind a pass that loses something, as 'quantize'."
+def _alone(step: Step) -> str:
+    """A pass that changed nothing, with its first reason."""
+    reasons = dict.fromkeys(record.note for record in step.records if record.skipped)
+    why = f" ({next(iter(reasons))}{'; ...' if len(reasons) > 1 else ''})" if reasons else ""
+    return f"'{step.name}' left all layers alone{why}"
+
+
+_CAME_QUANTIZED = (
+    "the model came with quantized weights, and no pass before this one changed it; what it lost then cannot "
+    "be won back without the float32 model. Start from that one, or leave 'recover' out."
+)
+_TOO_EARLY = "nothing is lost yet. Put it behind a pass that loses something, as 'quantize'."
 
 
 def _require_torch() -> None:

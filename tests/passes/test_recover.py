@@ -321,6 +321,24 @@ def test_needs_a_pass_that_loses_something(original):
     assert str(caught.value) == wanted
 
 
+def test_does_nothing_where_the_passes_before_it_left_all_layers_alone(original):
+    model, context = original("tiny-cnn"), _context("tiny-cnn")
+    result = _run(model, context, "prune-nm{min_weights=999999}", "recover", "quantize{ignore=[*]}", "recover")
+    assert not result.changed
+    found = [record for step in result.steps if step.name == "recover" for record in step.records]
+    assert [(record.layer, record.skipped) for record in found] == [("all", True)] * 2
+    reasons = dict.fromkeys(record.note for record in result.steps[0].records)
+    pruned = f"nothing is lost yet: 'prune-nm' left all layers alone ({next(iter(reasons))}; ...)"
+    assert found[0].note == pruned
+    assert found[1].note == f"{pruned}, 'quantize' left all layers alone (it is in 'ignore')"
+
+
+def test_trains_behind_the_first_pass_that_lost_something(original):
+    model, context = original("tiny-cnn"), _context("tiny-cnn")
+    steps = _run(model, context, "prune-nm{min_weights=999999}", "recover", "quantize", f"recover{{{QUICK}}}").steps
+    assert [step.changed for step in steps] == [False, False, True, True]
+
+
 def test_a_model_that_came_quantized_has_nothing_to_recover(original):
     context = _context("tiny-cnn")
     model = _run(original("tiny-cnn"), context, "quantize").model
