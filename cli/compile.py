@@ -21,7 +21,8 @@ from sparsec.cli.parameters import (
     shape_option,
 )
 from sparsec.cli.progress import progress_bar
-from sparsec.cli.tables import print_compiled, print_json, print_line, print_steps
+from sparsec.cli.tables import print_compiled, print_findings, print_json, print_line, print_steps
+from sparsec.compiler.findings import idle_lines, warning_lines
 from sparsec.compiler.text import printable
 
 if TYPE_CHECKING:
@@ -153,8 +154,13 @@ def _summary(report: Mapping[str, Any], sizes: Mapping[str, int], folder: Path, 
         "arena_bytes": sizes["arena"],
         **{key: report[key] for key in ("before", "after", "totals")},
         "fidelity": measured[-1] if measured else {},
+        **_findings(report["steps"], " in the report"),
         "notes": list(notes),
     }
+
+
+def _findings(steps: Sequence[Mapping[str, Any]], where: str) -> dict[str, list[str]]:
+    return {"warnings": warning_lines(steps), "idle": idle_lines(steps, where)}
 
 
 def _steps(steps: Sequence[Mapping[str, Any]], seconds: Sequence[float]) -> list[dict[str, Any]]:
@@ -180,9 +186,11 @@ def _tell_file(request: Request, path: Path, compressed: "Compressed") -> None:
     rows: list[dict[str, Any]] = finite(steps(compressed))
     seconds = [step.seconds for step in compressed.steps]
     if request.as_json:
-        print_json({"onnx": str(path), "steps": _steps(rows, seconds), "notes": request.notes})
+        told = {"steps": _steps(rows, seconds), **_findings(rows, ""), "notes": request.notes}
+        print_json({"onnx": str(path), **told})
     elif not request.quiet:
         print_steps(rows, seconds)
+        print_findings(rows)
         for note in request.notes:
             print_line(f"note       {note}")
         print_line(f"onnx       {path}")

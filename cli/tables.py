@@ -71,17 +71,27 @@ def print_compiled(
     with_dense = f"; {in_time(totals['dense_price'])} with dense kernels only" if totals["sparse"] else ""
     unpriced = f", without {totals['unpriced']} layers of general code" if totals["unpriced"] else ""
     print_line(f"predicted  {in_time(totals['price'])} a run{unpriced}{with_dense}")
-    for line in fidelity_lines(report["steps"]):
-        print_line(f"fidelity   {line}")
-    for line in warning_lines(report["steps"]):
-        print_line(f"warning    {line}")
-    for line in idle_lines(report["steps"]):
-        print_line(f"idle       {line}")
+    print_findings(report["steps"], " in the report")
     for line in _refusals(report["layers"]):
         print_line(f"refused    {line}")
     for note in notes:
         print_line(f"note       {note}")
     print_line(f"artifact   {place}")
+
+
+def print_findings(steps: Sequence[Json], where: str = "") -> None:
+    """What was lost in the end, what must not be overlooked, and which passes did nothing.
+
+    Args:
+        steps: The passes, as in `report.json`.
+        where: Where the reasons stand for which a line has no room; empty for nowhere.
+    """
+    for line in fidelity_lines(steps):
+        print_line(f"fidelity   {line}")
+    for line in warning_lines(steps):
+        print_line(f"warning    {line}")
+    for line in idle_lines(steps, where):
+        print_line(f"idle       {line}")
 
 
 def fidelity_lines(steps: Sequence[Json]) -> list[str]:

@@ -24,17 +24,18 @@ def warning_lines(steps: Sequence[Json]) -> list[str]:
     ]
 
 
-def idle_lines(steps: Sequence[Json]) -> list[str]:
+def idle_lines(steps: Sequence[Json], where: str = " in the report") -> list[str]:
     """Passes that found layers but changed none, with the reasons; exact rewrites may well find nothing to do.
 
     Args:
         steps: The passes, as in `report.json`.
+        where: Where the reasons stand for which a line has no room; empty for nowhere.
     """
     lines = []
     for step in steps:
         reasons = list(dict.fromkeys(record["note"] for record in step["records"] if record["skipped"]))
         if reasons and not step["changed"] and all(record["skipped"] for record in step["records"]):
             left = len(reasons) - _MOST_REASONS
-            more = f"; {left} more in the report" if left > 0 else ""
+            more = f"; {left} more{where}" if left > 0 else ""
             lines.append(f"'{step['name']}' left all layers alone: {'; '.join(reasons[:_MOST_REASONS])}{more}")
     return lines

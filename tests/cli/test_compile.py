@@ -180,10 +180,40 @@ def test_an_output_worse_than_zeros_is_warned_of():
     assert line == "'y' is no nearer to the original's than zeros would be; loosen the passes, or recover"
 
 
+def _outputs(file, samples):
+    session = ort.InferenceSession(file)
+    return np.vstack([session.run(None, {"x": row[None]})[0] for row in samples])
+
+
+@pytest.mark.parametrize("kind", ["artifact", "onnx"])
+def test_what_must_not_be_overlooked_is_told_at_either_stage(kind, model, here, sparsec):
+    passes = ("--pass", "prune-nm{min_weights=999}", "--pass", "prune-unstructured{density=0.1 min_weights=1}")
+    assert sparsec(*TWO, *passes, "--emit", "onnx", "-o", "pruned.onnx").exit_code == 0
+    many = np.random.default_rng(5).standard_normal((200, 16)).astype(np.float32)
+    wanted, found = (_outputs(file, many) for file in ("two.onnx", "pruned.onnx"))
+    worst = np.argsort(np.square(found - wanted).sum(axis=1) / np.square(wanted).sum(axis=1))[-4:]
+    np.savez(here / "worst.npz", x=many[worst])
+    request = (*TWO, *passes, "--heldout", "worst.npz", "--emit", kind, "-o", "out")
+    warned = "'y' is no nearer to the original's than zeros would be; loosen the passes, or recover"
+    idle = (
+        "'prune-nm' left all layers alone: it has 512 weights, fewer than min_weights=999; "
+        "it has 256 weights, fewer than min_weights=999"
+    )
+    lines = sparsec(*request).stdout.splitlines()
+    assert f"warning    {warned}" in lines
+    assert f"idle       {idle}" in lines
+    assert any(line.startswith("fidelity   'y' relative error ") for line in lines)
+    data = json.loads(sparsec(*request, "--json").stdout)
+    assert (data["warnings"], data["idle"]) == ([warned], [idle])
+
+
 def test_a_pass_that_leaves_all_layers_alone_says_why():
     from sparsec.compiler.findings import idle_lines
 
     assert idle_lines([_step("quantize", 20.0)]) == []
     assert idle_lines([_step("prune-nm", 0, "it is small", "it is small", "it is odd", "it is old")]) == [
         "'prune-nm' left all layers alone: it is small; it is odd; 1 more in the report"
+    ]
+    assert idle_lines([_step("prune-nm", 0, "it is small", "it is odd", "it is old")], "") == [
+        "'prune-nm' left all layers alone: it is small; it is odd; 1 more"
     ]
