@@ -24,6 +24,7 @@ from sparsec.compiler.exchange import from_qdq
 from sparsec.compiler.golden import Golden, relative_error
 from sparsec.compiler.importers import load_model
 from sparsec.compiler.instruments import Fidelity, Sizes, Verify
+from sparsec.compiler.layers import refuse_empty
 from sparsec.compiler.load import open_runner
 from sparsec.compiler.lowering.lower import lower as lower_model
 from sparsec.compiler.lowering.program import Program
@@ -222,10 +223,11 @@ def lower(compressed: Compressed, job: Job) -> Program:
     """Lower the compressed model for the job's target.
 
     Raises:
-        UnsupportedError: If an operator cannot be compiled.
+        UnsupportedError: If an operator cannot be compiled, or a layer's weight has no element.
     """
     from sparsec.backends.targets import backend, profile_of
 
+    refuse_empty(compressed.model)
     priced_by = note(job.profile or profile_of(job.target), job.target)
     if priced_by:
         job.notice(priced_by)

@@ -5,6 +5,7 @@ A pattern speaks of a weight seen as a matrix ``[out, in]``; for a convolution `
 ``in_channels / group * kh * kw``. `docs/encodings.md` describes the formats and their text forms.
 """
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -276,7 +277,8 @@ class EncodedTensor(ir.TensorProtocol):
 
 def as_matrix(array: Array, axis: int) -> Array:
     """A weight as ``[out, in]``, `axis` being that of the output channels; `from_matrix` is its inverse."""
-    return np.moveaxis(array, axis, 0).reshape(array.shape[axis], -1)
+    moved = np.moveaxis(array, axis, 0)
+    return moved.reshape(moved.shape[0], math.prod(moved.shape[1:]))
 
 
 def from_matrix(matrix: Array, shape: tuple[int, ...], axis: int) -> Array:

@@ -11,6 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from sparsec.compiler.encoding import EncodedTensor, as_matrix, from_matrix
+from sparsec.compiler.errors import UnsupportedError
 from sparsec.compiler.pattern import Array, Mask
 
 KINDS = ("Conv", "Gemm", "MatMul")
@@ -110,6 +111,22 @@ def layers(model: ir.Model) -> Iterator[Layer]:
         found = find_layer(node)
         if isinstance(found, Layer):
             yield found
+
+
+def refuse_empty(model: ir.Model) -> None:
+    """Refuse a layer whose weight has no element: no kernel computes with one.
+
+    Raises:
+        UnsupportedError: Naming the first such node.
+    """
+    for layer in layers(model):
+        if not prod(layer.shape):
+            sides = "x".join(map(str, layer.shape))
+            msg = (
+                f"Node '{layer.name}' ({layer.node.op_type}): its weight '{layer.weight.name}' has the shape {sides}, "
+                "and so no element; expected at least one. Take the node out of the model."
+            )
+            raise UnsupportedError(msg)
 
 
 def matches(name: str, patterns: tuple[str, ...]) -> bool:

@@ -167,7 +167,7 @@ def test_classify_calls_a_weight_with_few_zeros_dense():
     assert classify(weight) == (Dense(), 0.975)
 
 
-@pytest.mark.parametrize(("shape", "axis"), [((6, 5, 3, 3), 0), ((5, 6), 1), ((6, 5), 0), ((4, 6, 2), 1)])
+@pytest.mark.parametrize(("shape", "axis"), [((6, 5, 3, 3), 0), ((5, 6), 1), ((6, 5), 0), ((4, 6, 2), 1), ((6, 0), 0)])
 def test_matrix_view_is_put_back(shape, axis):
     weight = _weight(*shape)
     matrix = as_matrix(weight, axis)
