@@ -160,7 +160,7 @@ def sweep_command(
     with progress_bar() as reporter:
         job = driver.job(
             model, "host", None, calibration, shapes, heldout=heldout, reporter=reporter, notice=notes.append,
-            measures=True,
+            measures=not data_free,
         )  # fmt: skip
         found, chosen = (_without_data if data_free else _with_data)(request, job, wish)
         _write(found, chosen, request, wish)

@@ -101,6 +101,9 @@ def test_without_data_the_weights_decide(data, sparsec):
     found = json.loads(sparsec(*request, "--json").stdout)
     assert found["whole"] == []
     assert set(found["densities"]) == {"first", "second"}
+    with_data = json.loads(sparsec(*request, "--calibration", "samples.npz", "--json").stdout)
+    assert with_data == found
+    assert not any("fidelity" in note for note in with_data["notes"])
 
 
 def test_some_layers_and_the_whole_model_only(data, sparsec):
