@@ -2,10 +2,11 @@
 """Our own sparse kernels against our own dense one of the same layer and precision: ``python -m benchmarks.kernels``.
 
 For each 1x1 convolution [filters, channels, positions], pattern and density: the kernel that selection would take, the
-dense one, and the ratio of their medians, all called in turn in one process. The share is what is left of the ideal:
-ratio x density. Wrapped up in the times is all that a layer does: float32 sums are stored as they are, int8 sums are
-scaled, rounded and clamped. Natively on this machine, and as WebAssembly in Node. Beside the ratio stands the one that
-the built-in profile predicts: where that is less than 1.05, selection leaves the layer dense.
+dense one, and the ratio of their medians, all called in turn in one process. They read one operand and write one
+output, which lie in the second-level cache as far as they fit, as they do within a network. The share is what is left
+of the ideal: ratio x density. Wrapped up in the times is all that a layer does: float32 sums are stored as they are,
+int8 sums are scaled, rounded and clamped. Natively on this machine, and as WebAssembly in Node. Beside the ratio stands
+the one that the built-in profile predicts: where that is less than 1.05, selection leaves the layer dense.
 """
 
 import argparse
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 from benchmarks.alternating import Contender, alternate
 from benchmarks.timing import missing
 from sparsec.backends.isa import for_target
-from sparsec.backends.kernels.plan import Plan
+from sparsec.backends.kernels.plan import Plan, layouts
 from sparsec.backends.targets import BY_FAMILY, backend
 from sparsec.compiler.lowering.expression import Builder
 from sparsec.compiler.lowering.kernel import Array, Backend, KernelSpec
@@ -58,6 +59,27 @@ class Case:
     spec: KernelSpec
     price: float
     contender: Contender
+
+
+@dataclass(frozen=True)
+class Data:
+    """What all kernels of a layer read and write.
+
+    Attributes:
+        operand: Random codes, or ones.
+        rest: Operands of the epilogue, and the output.
+    """
+
+    operand: NDArray[Any]
+    rest: Sequence[NDArray[Any]]
+
+    @classmethod
+    def of(cls, op: Convolution) -> "Data":
+        """Arrays of the sizes that kernels of a 1x1 convolution want."""
+        plan = Plan.of(KernelSpec("convolution", op, "dense", (4, 1, 1, 4), layouts(op)[:1], layouts(op)[1]))
+        codes = np.random.default_rng(1).integers(0, 128, 4 * plan.operand_elements, np.uint8)
+        operand = codes if op.dtype == "uint8" else np.ones(plan.operand_elements, np.float32)
+        return cls(operand, [np.ones(size, dtype) for dtype, size in plan.tail_parameters])
 
 
 def tables() -> Iterator[str]:
@@ -107,25 +129,20 @@ def _verdict(found: Sequence[tuple[float, float]]) -> str:
 
 def _cases(place: Backend, op: Convolution) -> Iterator[Case]:
     """The dense kernel first."""
-    yield _case(place, op, "dense", 1.0)
+    data = Data.of(op)
+    yield _case(place, op, data, "dense", 1.0)
     for pattern, density in product(PATTERNS[op.dtype], DENSITIES):
         if pattern != "nm(2:4)" or density == 0.5:
-            yield _case(place, op, pattern, density)
+            yield _case(place, op, data, pattern, density)
 
 
-def _case(place: Backend, op: Convolution, pattern: str, density: float) -> Case:
+def _case(place: Backend, op: Convolution, data: Data, pattern: str, density: float) -> Case:
     weight = _weight(op, pattern, density)
     price, spec = _cheapest(place, op, weight, pattern)
-    kernel, plan = BY_FAMILY[spec.family], Plan.of(spec)
-    rng = np.random.default_rng(1)
-    x = rng.integers(0, 128, 4 * plan.operand_elements, np.uint8) if op.dtype == "uint8" else _ones(plan)
-    rest = [np.ones(size, dtype) for dtype, size in plan.tail_parameters]
+    kernel = BY_FAMILY[spec.family]
     function = kernel.build(spec, for_target(Target.parse(place.name)))
-    return Case(pattern, density, spec, price, Contender(function, [x, *kernel.pack(spec, weight), *rest]))
-
-
-def _ones(plan: Plan) -> NDArray[np.float32]:
-    return np.ones(plan.operand_elements, np.float32)
+    arrays = [data.operand, *kernel.pack(spec, weight), *data.rest]
+    return Case(pattern, density, spec, price, Contender(function, arrays))
 
 
 def _cheapest(place: Backend, op: Convolution, weight: Array, pattern: str) -> Priced:

@@ -95,6 +95,9 @@ def breakeven(
     with progress_bar() as reporter:
         layers = list(shapes) or (pricing.shapes_in(model, chosen, reporter) if model else list(SHAPES))
         found = pricing.map_of(chosen, machine, layers, patterns or None, reporter)
+    if not found:
+        msg = f"Option --pattern: no kernel of '{chosen}' exploits zeros of {' or '.join(patterns)} in these layers."
+        raise RecipeError(msg)
     warning = note(machine, chosen)
     if plot is not None:
         _draw(found, plot, kind, f"{chosen}, priced for {machine.machine}")
@@ -120,9 +123,6 @@ def _checked_plot(plot: Path | None, model: Path | None) -> str:
 def _draw(found: Sequence["Curve"], path: Path, kind: str, title: str) -> None:
     from sparsec.compiler.breakeven_plot import draw
 
-    if not found:
-        msg = f"Plot file '{path}': no kernel exploits these patterns, so there is nothing to draw."
-        raise RecipeError(msg)
     drawn = BytesIO()
     draw(found, drawn, kind, title)
     write_file(path, lambda stream: stream.write(drawn.getvalue()))

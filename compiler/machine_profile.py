@@ -89,7 +89,7 @@ def parse(text: str, place: str, source: str = FROM_FILE) -> MachineProfile:
         DataError: Naming the part that is wrong.
     """
     try:
-        data = json.loads(text)
+        data = json.loads(text, object_pairs_hook=_once)
     except (ValueError, RecursionError) as error:
         raise _wrong(place, f"it is no JSON ({error})") from error
     if not isinstance(data, dict) or data.keys() != {"version", "isa", "cpu", "machine", "costs"}:
@@ -164,11 +164,22 @@ def _here() -> Target | None:
         return None
 
 
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose keys stand there once."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        msg = "a key stands there twice"
+        raise ValueError(msg)
+    return found
+
+
 def _content(path: Path) -> str:
     try:
-        if path.stat().st_size > _LARGEST_FILE:
+        with path.open("rb") as stream:
+            content = stream.read(_LARGEST_FILE + 1)
+        if len(content) > _LARGEST_FILE:
             raise _wrong(str(path), f"it has more than {_LARGEST_FILE:,} bytes")
-        return path.read_text("utf-8")
+        return content.decode("utf-8")
     except OSError as error:
         msg = f"Profile '{path}': {error.strerror or error}. Give a file that 'sparsec tune' has written."
         raise DataError(msg) from error

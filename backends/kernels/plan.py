@@ -148,6 +148,7 @@ def _groups_fit(op: Convolution) -> bool:
 def tiles(op: Op, lanes: int, shapes: Sequence[tuple[int, int]] = SHAPES) -> Iterable[tuple[int, int, int, int]]:
     """Tiles (filters, rows, vectors, lanes) worth pricing for `op`; none if it is no convolution.
 
+    A tile of one vector, where there are more, loads more than it multiplies: its price depends on the machine most.
     `shapes` are filters x vectors.
     """
     convolution = as_convolution(op)
@@ -160,6 +161,8 @@ def tiles(op: Op, lanes: int, shapes: Sequence[tuple[int, int]] = SHAPES) -> Ite
     found = set()
     for filters, vectors in shapes:
         for wide in _lanes(extent, lanes, closed=flat or _closed(convolution)):
+            if vectors == 1 and extent > wide:
+                continue
             across = min(vectors, -(-extent // wide))
             down = 1 if flat else max(1, min(vectors // across, height))
             found.add((min(filters, _rounded(convolution)), down, across, wide))

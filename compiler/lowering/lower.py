@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """From a model to a program: regions, then calls with layouts and kernels chosen, then memory."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from math import prod
 
@@ -109,9 +109,19 @@ def _emit(emitter: Emitter, region: Region) -> None:
         _fall_back(emitter, region)
 
 
+def _refuse_empty(region: Region, values: Iterable[ir.Value | None]) -> None:
+    node = region.nodes[0]
+    for value in values:
+        if value is not None and value.name and 0 in shape_of(value):
+            msg = f"Layer '{region.name}': operator '{node.op_type}' works on an empty tensor, which is not supported."
+            raise UnsupportedError(msg)
+
+
 def _emit_anchored(emitter: Emitter, region: Region) -> None:
+    node = region.nodes[0]
+    _refuse_empty(region, (node.inputs[0], node.outputs[0]))
     try:
-        ANCHORS[region.nodes[0].op_type].emit(emitter, region)
+        ANCHORS[node.op_type].emit(emitter, region)
     except NoKernelError:
         if len(region.nodes) > 1:
             raise
@@ -123,10 +133,7 @@ def _fall_back(emitter: Emitter, region: Region) -> None:
     if node.op_type in _REFUSED:
         msg = f"Layer '{region.name}': operator '{node.op_type}' is not supported: {_REFUSED[node.op_type]}."
         raise UnsupportedError(msg)
-    for value in (*node.inputs, *node.outputs):
-        if value is not None and value.name and 0 in shape_of(value):
-            msg = f"Layer '{region.name}': operator '{node.op_type}' works on an empty tensor, which is not supported."
-            raise UnsupportedError(msg)
+    _refuse_empty(region, (*node.inputs, *node.outputs))
     fallback = emitter.backend.fallback(node, [constant_of(value) for value in node.inputs])
     inputs = [None if value is None else emitter.read(value) for value in node.inputs]
     outputs = [emitter.make(value) for value in node.outputs if value.name]

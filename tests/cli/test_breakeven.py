@@ -87,10 +87,10 @@ def test_wrong_requests(refused, model, here):
         "breakeven", "--target", "wasm", "--shape", "64x64", code=2, says="Shape '64x64': expected OUTxINxPOSITIONS"
     )
     refused("breakeven", "--target", "wasm", "--pattern", "blok", code=2, says="Pattern 'blok' is not known")
+    refused("breakeven", "--target", "wasm", "--pattern", "dense", says="exploits zeros of dense in these layers")
     refused("breakeven", "--target", "wasm", *SMALL, "--model", model, code=2, says="give one of them")
     refused("breakeven", "--target", "wasm", *SMALL, "--plot", "map.gif", says="the suffix is '.gif'")
     refused("breakeven", "--target", "wasm", *SMALL, "--plot", model, says="two.onnx': the suffix is '.onnx'")
-    refused(
-        "breakeven", "--target", "wasm", "--shape", "8x8x4", "--pattern", "dense", "--plot", "a.svg", says="nothing"
-    )
+    nothing = "no kernel of 'wasm' exploits zeros of dense"
+    refused("breakeven", "--target", "wasm", "--shape", "8x8x4", "--pattern", "dense", "--plot", "a.svg", says=nothing)
     refused("breakeven", "--target", "wasm", "--model", here / "no.onnx", says="no.onnx")

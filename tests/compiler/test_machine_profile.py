@@ -2,6 +2,7 @@
 import json
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -52,6 +53,7 @@ def costs(**changes):
     ("text", "found"),
     [
         ("{", "it is no JSON"),
+        ('{"version": 1, "version": 1}', "it is no JSON (a key stands there twice)"),
         ("[" * 60000, "it is no JSON"),
         ("[]", "expected an object with the keys version, isa, cpu, machine and costs, and no others"),
         (changed(extra=1), "expected an object with the keys version, isa, cpu, machine and costs, and no others"),
@@ -122,3 +124,9 @@ def test_another_architecture_is_always_named(monkeypatch):
 
 def test_parse_keeps_the_source():
     assert parse(str(built_in("neon")), "here", "built-in") == built_in("neon")
+
+
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="has no endless file")
+def test_an_endless_file_is_refused():
+    with pytest.raises(DataError, match="it has more than 65,536 bytes"):
+        profile_of(WASM, Path("/dev/zero"))

@@ -213,3 +213,12 @@ def test_loops_are_refused_by_name():
     proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
     with pytest.raises(UnsupportedError, match=r"'steps'.*'Loop'"):
         lower(ir.from_proto(onnx.shape_inference.infer_shapes(proto)), interpreter.BACKEND, "test")
+
+
+@pytest.mark.parametrize("shapes", [((0, 4), (4, 4)), ((1, 0), (0, 4))])
+def test_a_product_of_nothing_is_refused(shapes):
+    model = model_of([node("MatMul", "x w")], {"x": shapes[0]}, {"w": np.ones(shapes[1], np.float32)})
+    message = "Layer 'n0': operator 'MatMul' works on an empty tensor, which is not supported."
+    with pytest.raises(UnsupportedError) as caught:
+        lower(model, interpreter.BACKEND, "test")
+    assert str(caught.value) == message
