@@ -135,7 +135,7 @@ ROWS = (
         (
             'gqsa{densities=["*.v_proj=1","*.q_proj=0.3333"]}',
             "recover{method=reconstruct epochs=1 batch=2 lr=0.02 ignore=[lm_head]}",
-            "recover{method=distill epochs=1 batch=2 lr=0.01 ignore=[lm_head]}",
+            "recover{method=distill epochs=3 batch=2 lr=0.007 ignore=[lm_head]}",
         ),
         ("smollm2-nm", "smollm2-2bit"),
         samples=208,
