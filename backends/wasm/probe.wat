@@ -27,6 +27,10 @@
             (f32x4.relaxed_madd (local.get 2) (local.get 2)
               (f32x4.relaxed_madd (f32x4.splat (f32.const 2.25)) (local.get 2) (f32x4.splat (f32.const 0.5))))
             (f32x4.splat (f32.const -0.625))) ;; exact whether or not the product is rounded
-          (i8x16.eq
-            (i8x16.relaxed_laneselect (local.get 0) (local.get 1) (i8x16.gt_s (local.get 0) (local.get 1)))
-            (i8x16.max_s (local.get 0) (local.get 1))))))))
+          (v128.and
+            (i32x4.eq
+              (i32x4.relaxed_trunc_f32x4_s (v128.const f32x4 -127 -1 0 300)) ;; whole numbers that fit
+              (v128.const i32x4 -127 -1 0 300))
+            (i8x16.eq
+              (i8x16.relaxed_laneselect (local.get 0) (local.get 1) (i8x16.gt_s (local.get 0) (local.get 1)))
+              (i8x16.max_s (local.get 0) (local.get 1)))))))))

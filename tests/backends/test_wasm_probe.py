@@ -70,8 +70,9 @@ def test_a_dot_product_that_overwrites_its_accumulator_fails(place):
         calling(dot(total="(v128.const i64x2 0 0)")),
         CODE.replace("relaxed_madd", "relaxed_nmadd"),
         CODE.replace("laneselect (local.get 0) (local.get 1)", "laneselect (local.get 1) (local.get 0)"),
+        CODE.replace("relaxed_trunc_f32x4_s", "relaxed_trunc_f32x4_u"),
     ],
-    ids=["unsigned", "not added", "madd", "laneselect"],
+    ids=["unsigned", "not added", "madd", "laneselect", "trunc"],
 )
 def test_other_faults_fail(text):
     assert text != CODE

@@ -86,5 +86,6 @@ def test_price_follows_density() -> None:
 
 _NAMES = (
     "call_us", "bytes_per_us", "float32_ops_per_us", "float32_macs_per_us", "int8_macs_per_us", "vector_lanes",
-    "vector_registers", "mac_chains", "load_macs", "spill_factor", "tile_us", "block_us",
+    "vector_registers", "int8_registers", "mac_chains", "int8_chains", "first_cache_kb", "line_us",
+    "load_macs", "spill_factor", "tile_us", "block_us",
 )  # fmt: skip
