@@ -109,10 +109,10 @@ class Recover(Pass):
         """
         tensors = [value.const_value for value in model.graph.initializers.values()]
         before = [_alone(step) for step in since if step.name != self.name]
-        if any(isinstance(tensor, EncodedTensor) and tensor.codes is not None for tensor in tensors):
-            raise PassError(f"Pass '{self.name}': {_CAME_QUANTIZED}")  # noqa: EM102
-        if not before:
-            raise PassError(f"Pass '{self.name}': {_TOO_EARLY}")  # noqa: EM102
+        quantized = any(isinstance(tensor, EncodedTensor) and tensor.codes is not None for tensor in tensors)
+        if quantized or not before:
+            msg = f"Pass '{self.name}': {_CAME_QUANTIZED if quantized else _TOO_EARLY}"
+            raise PassError(msg)
         return LayerRecord("all", f"nothing is lost yet: {', '.join(before)}", skipped=True)
 
     def _advice(self) -> str:

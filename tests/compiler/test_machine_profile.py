@@ -126,7 +126,6 @@ def test_parse_keeps_the_source():
     assert parse(str(built_in("neon")), "here", "built-in") == built_in("neon")
 
 
-@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="has no endless file")
 def test_an_endless_file_is_refused():
     with pytest.raises(DataError, match="it has more than 65,536 bytes"):
         profile_of(WASM, Path("/dev/zero"))

@@ -20,7 +20,7 @@ LANES = (4, 8, 16)
 
 
 def stencils(shape: dict[str, tuple[int, ...]], lanes: int) -> list[Stencil]:
-    op = Convolution("uint8", 6, 6, groups=6, **shape)  # type: ignore[arg-type]
+    op = Convolution("uint8", 6, 6, groups=6, **shape)
     return [Stencil.of(KernelSpec("depthwise", op, "dense", tile)) for tile in sorted(tiles(op, lanes))]
 
 
