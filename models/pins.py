@@ -118,6 +118,9 @@ _TABLE = (
         "4.4.0",
         "LGPL-2.1-only",
         {
+            "gensim/test/test_data/enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2": (
+                "a53f4648dec40467ebdcbc7a1307eddb51fe6e28e9309f6ebde81ba0d04bea2d"
+            ),
             "gensim/test/test_data/lee_background.cor": (
                 "5d78d6dafd953bbf65797bef09a9ffb9ec430583381be705f8fd460000f370fb"
             ),
@@ -217,6 +220,7 @@ _TABLE = (
             "sklearn/datasets/images/flower.jpg": ("a77f6ec41e353afdf8bdff2ea981b2955535d8d83294f8cfa49cf4e423dd5638"),
         },
     ),
+    Package("mwparserfromhell", "0.7.2", "MIT"),
     Package("pillow", "12.0.0", "MIT-CMU"),
     Package("tokenizers", "0.23.3", "Apache-2.0"),
 )

@@ -23,6 +23,7 @@ from sparsec.models.gguf import Gguf, read_gguf
 from sparsec.models.graph_builder import GraphBuilder
 from sparsec.models.packages import import_tool, verified_file
 from sparsec.models.runner import Arrays, Run, Split
+from sparsec.models.wikipedia import articles
 
 TOKENS = 256
 """Length of a window: what stands further back is not seen."""
@@ -32,6 +33,8 @@ _HELD_OUT = 2048
 """Tokens that the score is measured on."""
 _ARTICLES = 50
 """News articles to hold out; the other 250 are there to calibrate."""
+_OTHERS = 3
+"""Windows of Wikipedia to calibrate with for each of news."""
 _HEADS = Heads(queries=9, keys=3, width=64)
 _LAYERS = {
     "attn_norm": "input_layernorm",
@@ -64,9 +67,9 @@ def build(folder: Path | None = None) -> ir.Model:
 
 
 def inputs(split: Split, folder: Path | None = None) -> Arrays:
-    """Windows of news [samples, 1, 256]: 8 held out, those of 250 other articles to calibrate."""
-    tokens = _heldout(folder) if split == "heldout" else _tokens("\n".join(_news(folder)[_ARTICLES:]), folder)
-    return {"input_ids": _windows(tokens, TOKENS)[:, None]}
+    """Windows [samples, 1, 256]: 8 of news held out; those of 250 other articles, and of Wikipedia, to calibrate."""
+    windows = _windows(_heldout(folder), TOKENS) if split == "heldout" else _known(folder)
+    return {"input_ids": windows[:, None]}
 
 
 def score(run: Run, folder: Path | None = None, limit: int | None = None) -> float:
@@ -88,6 +91,15 @@ def perplexity(run: Run, window: int = TOKENS, folder: Path | None = None) -> fl
 def _heldout(folder: Path | None) -> NDArray[np.int64]:
     """The tokens [2048] that the score is measured on."""
     return _tokens("\n".join(_news(folder)[:_ARTICLES]), folder)[:_HELD_OUT]
+
+
+def _known(folder: Path | None) -> NDArray[np.int64]:
+    """Windows to calibrate with: one of news, three of Wikipedia mixed, and so on; when news ends, Wikipedia alone."""
+    texts = (_news(folder)[_ARTICLES:], articles(folder))
+    news, others = (_windows(_tokens("\n".join(text), folder), TOKENS) for text in texts)
+    mixed = np.random.default_rng(0).permutation(others)
+    places = np.concatenate([np.arange(len(news)), (np.arange(len(others)) + 0.5) / _OTHERS])
+    return np.concatenate([news, mixed])[np.argsort(places, kind="stable")]
 
 
 def _log_likelihood(run: Run, windows: NDArray[np.int64]) -> float:

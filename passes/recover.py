@@ -8,6 +8,7 @@ the pass runs.
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -39,6 +40,8 @@ class Recover(Pass):
         features: Weight of the feature losses of ``distill``.
         augment: Whether images (three channels, at least 16 pixels a side) are varied: parts, mirrors, contrast.
         views: ``reconstruct`` trains on so many varied views of each image.
+        precision: Of products and convolutions in training: ``float32``, or ``bfloat16``, which takes a third of the
+            time on CPUs with instructions for it. Weights, scales, sums and losses stay float32.
         ignore: Layers to leave as they are, by name or glob.
         min_samples: Fewer calibration samples are an error.
 
@@ -57,6 +60,7 @@ class Recover(Pass):
     features: float = 1.0
     augment: bool = True
     views: int = 1
+    precision: Literal["float32", "bfloat16"] = "float32"
     ignore: tuple[str, ...] = ()
     min_samples: int = 16
 
@@ -93,7 +97,8 @@ class Recover(Pass):
         if not trainables:
             return PassResult(model, False)
         try:
-            records = self._train((model, teacher), trainables, context)
+            with self._numbers():
+                records = self._train((model, teacher), trainables, context)
         except DivergedError as error:
             raise self.failure(str(error) or "all", f"the loss became infinite or NaN. {self._advice()}") from error
         changed = any(not record.skipped for record in records)
@@ -124,6 +129,12 @@ class Recover(Pass):
         epochs = _EPOCHS[self.method] if self.epochs is None else self.epochs
         rate = _RATES[self.method] if self.lr is None else self.lr
         return Schedule(epochs, rate, self.batch, self.patience, seed)
+
+    def _numbers(self) -> AbstractContextManager[Any]:
+        """Where torch computes in the precision that was asked for."""
+        import torch
+
+        return torch.autocast("cpu", torch.bfloat16, enabled=self.precision == "bfloat16")
 
     def _train(self, models: Any, trainables: Any, context: PassContext) -> tuple[LayerRecord, ...]:
         from sparsec.passes.recovery import data as recover_data

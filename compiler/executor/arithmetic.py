@@ -31,7 +31,8 @@ def _mod(node: ir.Node, a: Tensor, b: Tensor) -> Tensor:
 def _power(base: Tensor, exponent: Tensor) -> Tensor:
     """By a constant exponent where there is one: its gradient is defined where the base is negative or 0."""
     if exponent.numel() == 1 and not exponent.requires_grad:
-        return torch.pow(base, float(exponent)).to(base.dtype)
+        whole = float(exponent)
+        return base * base if whole == 2 else torch.pow(base, whole).to(base.dtype)
     return torch.pow(base, exponent).to(base.dtype)
 
 

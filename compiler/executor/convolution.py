@@ -34,8 +34,8 @@ class Convolve(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        """To those inputs that want one."""
-        x, weight = ctx.saved_tensors
+        """To those inputs that want one, computed in the precision that the output has."""
+        x, weight = (tensor.to(gradient.dtype) for tensor in ctx.saved_tensors)
         strides, padding, dilations, groups = ctx.options
         found = torch.ops.aten.convolution_backward(
             gradient, x, weight, ctx.bias, strides, padding, dilations, False, [0, 0], groups, ctx.needs_input_grad[:3]

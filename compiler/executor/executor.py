@@ -96,9 +96,9 @@ class Executor:
         return values[name] if name in values else self.constant(name)
 
     def _typed(self, name: str, tensor: Tensor) -> Tensor:
-        """Codes in their integer type, unless a gradient is wanted through them."""
+        """In the type that the model declares; codes stay float32 where a gradient is wanted through them."""
         declared = self._types.get(name)
-        if declared is None or not declared.is_integer() or not tensor.is_floating_point() or tensor.requires_grad:
+        if declared is None or not tensor.is_floating_point() or (declared.is_integer() and tensor.requires_grad):
             return tensor
         return tensor.to(torch_type(declared))
 

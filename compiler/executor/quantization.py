@@ -68,7 +68,7 @@ def fake_quantize(
     """Clip to `low`..`high`, QuantizeLinear and DequantizeLinear with one scale, in one.
 
     Args:
-        x: float32.
+        x: float32, or bfloat16 out of a product in that precision.
         scale: float32 scalar; may be trained.
         zero: Integer scalar, whose type limits the codes; None for uint8 and 0.
         low: Lower bound of the Clip before; None where there is none.
@@ -81,7 +81,7 @@ def fake_quantize(
     # dividing and rounding are monotone, so bounds on x are bounds on its codes
     least = least if low is None else max(least, int((low.detach() / step).round()))
     most = most if high is None else min(most, int((high.detach() / step).round()))
-    return _apply(x, scale, float(least), float(most))
+    return _apply(x.float(), scale, float(least), float(most))
 
 
 def _spread(node: ir.Node, x: Tensor, vector: Tensor) -> Tensor:
@@ -97,7 +97,7 @@ def _spread(node: ir.Node, x: Tensor, vector: Tensor) -> Tensor:
 def _quantize(node: ir.Node, x: Tensor, scale: Tensor, zero: Tensor | None = None) -> Tensor:
     offset = torch.zeros((), dtype=torch.uint8) if zero is None else zero
     low, high = _ENDS[offset.dtype]
-    codes = straight_round(x / _spread(node, x, scale)) + _spread(node, x, offset).float()
+    codes = straight_round(x.float() / _spread(node, x, scale)) + _spread(node, x, offset).float()
     return codes.clamp(low, high)
 
 

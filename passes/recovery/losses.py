@@ -49,6 +49,7 @@ def output_kinds(model: ir.Model) -> dict[str, str]:
 
 
 def _kind(value: ir.Value) -> str:
+    value = _unreshaped(value)
     softmax = source_of(value, "Softmax")
     if softmax is not None:
         axis, rank = softmax.attributes.get_int("axis", -1), len(value.shape or ())
@@ -57,6 +58,15 @@ def _kind(value: ir.Value) -> str:
     sources = [value] if add is None else [v for v in add.inputs if v is not None and constant_of(v) is None]
     wide = value.shape is not None and len(value.shape) >= 2 and value.shape[-1] not in (0, 1)
     return "scores" if wide and any(source_of(v, *_LINEAR) is not None for v in sources) else "values"
+
+
+def _unreshaped(value: ir.Value) -> ir.Value:
+    """The value before reshapes that keep the last axis: a batch that was folded into rows, as for a Gemm."""
+    reshape = source_of(value, "Reshape", "Squeeze", "Unsqueeze")
+    before = None if reshape is None else reshape.inputs[0]
+    if before is None or not before.shape or not value.shape or before.shape[-1] != value.shape[-1]:
+        return value
+    return _unreshaped(before)
 
 
 def output_loss(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], kinds: Mapping[str, str]) -> Tensor:

@@ -145,7 +145,7 @@ class OnGrid(Trainable):
         if self._frozen:
             return self._steps
         steps = straight_round((self._base + self._unit * self.leaves[1]) / wide)
-        return torch.minimum(torch.maximum(steps, self._low), self._high) * self._mask
+        return torch.clamp(steps, self._low, self._high) * self._mask
 
     def _wide(self, scales: Tensor) -> Tensor:
         """Scales as they apply to the matrix ``[out, in]``."""

@@ -94,5 +94,7 @@ def test_perplexity_and_tokens(model):
     words = "It's 2024: they'll pay  $3.50\n"
     assert tokenizer.decode(tokenizer.encode(words).ids) == words
     calibration, heldout = (model.inputs(split)["input_ids"].reshape(-1, 256) for split in ("calibration", "heldout"))
-    assert len(calibration) > 200
+    assert len(calibration) == 2491
+    news = smollm2._windows(smollm2._tokens("\n".join(smollm2._news(None)[50:]), None), 256)
+    assert np.array_equal(calibration[: 4 * len(news) : 4], news)
     assert {row.tobytes() for row in calibration}.isdisjoint(row.tobytes() for row in heldout)

@@ -15,7 +15,9 @@ from sparsec.compiler.layers import layers
 from sparsec.compiler.oracle import Oracle
 from sparsec.compiler.pass_manager import PassContext, PassManager
 from sparsec.compiler.registry import parse_pass
+from sparsec.models import decoder_layers
 from sparsec.models.catalog import MODELS
+from sparsec.models.graph_builder import GraphBuilder
 from sparsec.passes.recover import Recover
 
 pytestmark = pytest.mark.torch
@@ -137,6 +139,21 @@ def test_activation_codes_stay_in_seven_bits(original):
     names = [node.inputs[1].name for node in quantizers]
     scales = [[m.graph.initializers[name].const_value.numpy() for name in names] for m in (damaged, recovered)]
     assert any(a != b for a, b in zip(*scales, strict=True))
+
+
+@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("method", ["reconstruct", "distill"])
+def test_recovers_in_bfloat16(method, name, original):
+    model, context = original(name), _context(name)
+    damaged = _run(model, context, PRUNE, QUANTIZE).model
+    text = f"recover{{method={method} epochs=6 batch=16 precision=bfloat16}}"
+    first, second = (_run(model, context, PRUNE, QUANTIZE, text).model for _ in range(2))
+    exact = _run(model, context, PRUNE, QUANTIZE, text.replace("bfloat16", "float32")).model
+    assert _error(model, first, name) < _error(model, damaged, name)
+    assert _bytes(first) == _bytes(second) != _bytes(exact)
+    assert {value.dtype for value in first.graph.initializers.values()} == {
+        value.dtype for value in damaged.graph.initializers.values()
+    }
 
 
 @pytest.mark.parametrize("method", ["reconstruct", "distill"])
@@ -405,6 +422,16 @@ def test_one_loud_token_does_not_decide_the_error():
     spoilt[:, :, 0] = loud[:, :, 0]
     assert squared(spoilt, loud) == pytest.approx(float(usual), rel=0.25)
     torch.testing.assert_close(squared(found.flatten(1), wanted.flatten(1)), usual, rtol=1e-4, atol=0)
+
+
+def test_scores_are_scores_behind_a_reshape_that_keeps_them_together():
+    from sparsec.passes.recovery.losses import output_kinds
+
+    net = GraphBuilder("head", {"table": np.ones((12, 8), np.float32)})
+    logits = decoder_layers.tied_head(net, net.input("x", (1, 5, 8)), "table")
+    halves = net.node("Reshape", "halves", [logits, net.constant("split", np.array([1, 5, 2, 6]))])
+    model = load_model(net.model(logits=logits, halves=halves))
+    assert output_kinds(model) == {"logits": "scores", "halves": "values"}
 
 
 def test_a_layer_to_ignore_must_exist():
