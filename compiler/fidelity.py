@@ -17,11 +17,11 @@ from sparsec.compiler.calibration import Calibration
 from sparsec.compiler.comparison import EXACT_DB, Comparison, Tally, compare
 from sparsec.compiler.errors import PassError
 from sparsec.compiler.exchange import to_onnx
-from sparsec.compiler.graph import constant_of
 from sparsec.compiler.layers import KINDS, layer_name
+from sparsec.compiler.output_scores import token_scores
 from sparsec.compiler.pattern import Array
 
-__all__ = ["EXACT_DB", "Comparison", "Reference", "Vitals", "check_collapse", "compare", "measure", "token_scores"]
+__all__ = ["EXACT_DB", "Comparison", "Reference", "Vitals", "check_collapse", "compare", "measure"]
 
 _STILL = 1e-4
 """An output is constant if it varies between samples by less than this share of the reference's variation."""
@@ -172,26 +172,6 @@ def _watch(graph: onnx.GraphProto, value: ir.Value, taken: set[str]) -> str:
         graph.node.append(helper.make_node("Cast", [str(value.name)], [source], to=onnx.TensorProto.FLOAT))
     graph.node.append(helper.make_node("ReduceL1", [source], [name], keepdims=0))
     return name
-
-
-def token_scores(model: ir.Model) -> frozenset[str]:
-    """Outputs ``[batch, tokens, scores]`` that hold scores of tokens: a matrix product or softmax makes them."""
-    return frozenset(
-        str(value.name) for value in model.graph.outputs if value.shape is not None and _is_score(value, value.shape)
-    )
-
-
-def _is_score(value: ir.Value | None, shape: ir.Shape) -> bool:
-    if len(shape) != 3:
-        return False
-    while value is not None and (node := value.producer()) is not None and node.domain in ("", "ai.onnx"):
-        if node.op_type in ("MatMul", "Gemm", "Softmax", "LogSoftmax"):
-            return True
-        if node.op_type not in ("Add", "Identity", "Cast", "Reshape"):
-            return False
-        computed = [operand for operand in node.inputs if operand is not None and constant_of(operand) is None]
-        value = computed[0] if len(computed) == 1 else None
-    return False
 
 
 def check_collapse(step: str, reference: Vitals, found: Vitals) -> None:

@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from sparsec.compiler.comparison import Comparison, Tally
 from sparsec.compiler.exchange import to_onnx
-from sparsec.compiler.fidelity import token_scores
+from sparsec.compiler.output_scores import token_scores
 from sparsec.compiler.pattern import Array
 
 _OVERRIDABLE_SINCE = 4

@@ -7,10 +7,9 @@ import onnx_ir as ir
 import torch
 from torch import Tensor
 
-from sparsec.compiler.graph import constant_of, source_of
+from sparsec.compiler.output_scores import scoring_node
 from sparsec.compiler.statistics import LOUD, MOST
 
-_LINEAR = ("Gemm", "MatMul")
 _TOKENS = 4
 """Axes of a batch of samples with tokens."""
 
@@ -49,24 +48,13 @@ def output_kinds(model: ir.Model) -> dict[str, str]:
 
 
 def _kind(value: ir.Value) -> str:
-    value = _unreshaped(value)
-    softmax = source_of(value, "Softmax")
-    if softmax is not None:
-        axis, rank = softmax.attributes.get_int("axis", -1), len(value.shape or ())
-        return "probabilities" if axis in (-1, rank - 1) else "values"
-    add = source_of(value, "Add")
-    sources = [value] if add is None else [v for v in add.inputs if v is not None and constant_of(v) is None]
-    wide = value.shape is not None and len(value.shape) >= 2 and value.shape[-1] not in (0, 1)
-    return "scores" if wide and any(source_of(v, *_LINEAR) is not None for v in sources) else "values"
-
-
-def _unreshaped(value: ir.Value) -> ir.Value:
-    """The value before reshapes that keep the last axis: a batch that was folded into rows, as for a Gemm."""
-    reshape = source_of(value, "Reshape", "Squeeze", "Unsqueeze")
-    before = None if reshape is None else reshape.inputs[0]
-    if before is None or not before.shape or not value.shape or before.shape[-1] != value.shape[-1]:
-        return value
-    return _unreshaped(before)
+    node, rank = scoring_node(value), len(value.shape or ())
+    if node is None:
+        return "values"
+    if node.op_type == "Softmax":
+        return "probabilities" if node.attributes.get_int("axis", -1) in (-1, rank - 1) else "values"
+    wide = value.shape is not None and rank >= 2 and value.shape[-1] not in (0, 1)
+    return "scores" if wide else "values"
 
 
 def output_loss(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], kinds: Mapping[str, str]) -> Tensor:

@@ -7,7 +7,8 @@ import pytest
 
 from sparsec.compiler.calibration import Calibration
 from sparsec.compiler.errors import PassError
-from sparsec.compiler.fidelity import EXACT_DB, Reference, Vitals, check_collapse, compare, measure, token_scores
+from sparsec.compiler.fidelity import EXACT_DB, Reference, Vitals, check_collapse, compare, measure
+from sparsec.compiler.output_scores import token_scores
 
 
 def _rows(*rows):
