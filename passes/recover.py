@@ -40,8 +40,8 @@ class Recover(Pass):
         features: Weight of the feature losses of ``distill``.
         augment: Whether images (three channels, at least 16 pixels a side) are varied: parts, mirrors, contrast.
         views: ``reconstruct`` trains on so many varied views of each image.
-        precision: Of products and convolutions in training: ``float32``, or ``bfloat16``, which takes a third of the
-            time on CPUs with instructions for it. Weights, scales, sums and losses stay float32.
+        precision: Of products and convolutions in training: ``float32``, or ``bfloat16``, which is faster on CPUs with
+            instructions for it. Weights, scales, sums and losses stay float32.
         ignore: Layers to leave as they are, by name or glob.
         min_samples: Fewer calibration samples are an error.
 
