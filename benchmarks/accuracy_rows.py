@@ -134,11 +134,11 @@ ROWS = (
         "GQSA: 4 bits, half of the groups of 16",
         (
             'gqsa{densities=["*.v_proj=1","*.q_proj=0.3333"]}',
-            "recover{method=reconstruct epochs=1 batch=2 lr=0.02 ignore=[lm_head]}",
-            "recover{method=distill epochs=3 batch=2 lr=0.007 ignore=[lm_head]}",
+            "recover{method=reconstruct epochs=1 batch=4 lr=0.02 precision=bfloat16 ignore=[lm_head]}",
+            "recover{method=distill epochs=4 batch=4 lr=0.007 precision=bfloat16 ignore=[lm_head]}",
         ),
         ("smollm2-nm", "smollm2-2bit"),
-        samples=208,
+        samples=744,
         naive=("gqsa{score=magnitude update=none correct_bias=false}",),
     ),
     Row(
@@ -147,7 +147,7 @@ ROWS = (
         "2:4 by SparseGPT, float32",
         ("prune-nm{n=2 m=4 score=hessian update=sweep}",),
         None,
-        samples=208,
+        samples=744,
         naive=("prune-nm{n=2 m=4}",),
     ),
     Row(
@@ -156,7 +156,7 @@ ROWS = (
         "2 bits in groups of 16 by GPTQ, ranges of least squared error",
         ("quantize{bits=2 group=16 symmetric=false weight_range=mse act=none method=gptq}",),
         None,
-        samples=208,
+        samples=744,
         naive=("quantize{bits=2 group=16 symmetric=false act=none correct_bias=false}",),
     ),
 )
