@@ -37,7 +37,8 @@ What compression costs, measured on held-out inputs. Written by `python -m bench
 
 Nothing that a pass sees is measured on: calibration and recovery use the catalog's [calibration inputs](data.md) alone,
 and of those the driver sets a part aside to measure fidelity after each pass. SmolLM2 is dequantized from 4 bits before
-anything else; that is its dense model. The densities of EfficientNet-Lite0's layers are what the allocator
+anything else; that is its dense model, and its three rows see the same windows, of news and of Wikipedia, while news
+alone is what they are measured on. The densities of EfficientNet-Lite0's layers are what the allocator
 of [sweep](sweep.md) makes of the share to keep, on calibration inputs.
 
 Naive: the same pattern chosen by magnitude and int8 by least and greatest value, in one shot, without compensation,
