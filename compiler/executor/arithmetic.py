@@ -31,8 +31,8 @@ def _mod(node: ir.Node, a: Tensor, b: Tensor) -> Tensor:
 def _power(base: Tensor, exponent: Tensor) -> Tensor:
     """By a constant exponent where there is one: its gradient is defined where the base is negative or 0."""
     if exponent.numel() == 1 and not exponent.requires_grad:
-        whole = float(exponent)
-        return base * base if whole == 2 else torch.pow(base, whole).to(base.dtype)
+        power = float(exponent)
+        return base * base if power == 2 else torch.pow(base, power).to(base.dtype)
     return torch.pow(base, exponent).to(base.dtype)
 
 

