@@ -48,12 +48,13 @@ def output_kinds(model: ir.Model) -> dict[str, str]:
 
 
 def _kind(value: ir.Value) -> str:
-    node, rank = scoring_node(value), len(value.shape or ())
+    node = scoring_node(value)
     if node is None:
         return "values"
     if node.op_type == "Softmax":
-        return "probabilities" if node.attributes.get_int("axis", -1) in (-1, rank - 1) else "values"
-    wide = value.shape is not None and rank >= 2 and value.shape[-1] not in (0, 1)
+        last = len(node.outputs[0].shape or ()) - 1
+        return "probabilities" if node.attributes.get_int("axis", -1) in (-1, last) else "values"
+    wide = value.shape is not None and len(value.shape) >= 2 and value.shape[-1] not in (0, 1)
     return "scores" if wide else "values"
 
 

@@ -434,6 +434,16 @@ def test_scores_are_scores_behind_a_reshape_that_keeps_them_together():
     assert output_kinds(model) == {"logits": "scores", "halves": "values"}
 
 
+def test_the_axis_of_a_softmax_is_read_where_the_softmax_is():
+    from sparsec.passes.recovery.losses import output_kinds
+
+    net = GraphBuilder("head", {})
+    x, shape = net.input("x", (1, 5, 8)), net.constant("shape", np.array([1, 1, 5, 8]))
+    wide, tall = (net.node("Softmax", f"softmax{axis}", [x], axis=axis) for axis in (2, 1))
+    outputs = {name: net.node("Reshape", f"{name}_out", [value, shape]) for name, value in (("w", wide), ("t", tall))}
+    assert output_kinds(load_model(net.model(**outputs))) == {"w": "probabilities", "t": "values"}
+
+
 def test_a_layer_to_ignore_must_exist():
     entry = MODELS["tiny-cnn"]
     model, samples = load_model(entry.build()), Calibration(entry.inputs("calibration", 16))
