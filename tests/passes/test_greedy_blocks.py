@@ -9,7 +9,7 @@ from sparsec.compiler.pass_manager import PassContext, PassManager
 from sparsec.compiler.pattern import Block
 from sparsec.compiler.registry import parse_pass
 from sparsec.passes.column_sweep import damped, inverse_diagonal, output_error, refit
-from sparsec.passes.greedy_blocks import greedy_mask, spend, trace
+from sparsec.passes.greedy_blocks import greedy_mask, spend, trace, traces_within
 
 
 def normal(*shape, seed=0):
@@ -103,3 +103,16 @@ def test_runs_of_m_are_refused():
     assert str(caught.value) == (
         "Pass 'prune-nm': option 'update' is 'greedy', which knows no runs; expected none, sweep, refit."
     )
+
+
+@pytest.mark.parametrize("sampled", [1.0, 0.05])
+@pytest.mark.parametrize("budget", [0, 1, 100, 600, 999, 2000])
+def test_traces_go_as_far_as_the_budget(budget, sampled):
+    scale = np.exp(normal(64, 1, seed=5))
+    scale[::16] *= sampled  # where the panels of the sample are cheaper than the others, the limit is too low
+    panels, inverse = list((normal(64, 60) * scale)[:, None]), np.linalg.inv(damped(correlated(60)))
+    whole, cut = [trace(panel, inverse, 3, 16) for panel in panels], traces_within(panels, inverse, 3, 16, budget)
+    taken = [[steps[:n] for steps, n in zip(traces, spend(traces, budget), strict=True)] for traces in (cut, whole)]
+    assert taken[0] == taken[1]
+    if sampled == 1 and budget <= 600:
+        assert sum(map(len, cut)) < 0.9 * sum(map(len, whole))
