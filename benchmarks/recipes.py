@@ -33,7 +33,7 @@ multiply-adds as shares of the original's. A recipe *does not apply* where a pas
 operator that it cannot train; *too few samples* says nothing about the recipe.
 
 """
-_COLUMNS = """
+_COLUMNS = """\
 | recipe | model | correlation | weights | multiply-adds | seconds |
 | --- | --- | ---: | ---: | ---: | ---: |
 """
@@ -84,7 +84,8 @@ def _tried(recipe: str, model: CatalogModel) -> Result:
 
 def _table(results: Mapping[str, Result]) -> str:
     rows = "".join(f"{_line(*key.split(' '), results[key])}\n" for key in sorted(results))
-    return _HEAD + _gaps(results) + _COLUMNS + rows
+    gaps = _gaps(results)
+    return _HEAD + (f"{gaps}\n" if gaps else "") + _COLUMNS + rows
 
 
 def _gaps(results: Mapping[str, Result]) -> str:
