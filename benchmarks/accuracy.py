@@ -40,10 +40,11 @@ and of those the driver sets a part aside to measure fidelity after each pass. S
 anything else; that is its dense model, and its three rows see the same windows, of news and of Wikipedia, while news
 alone is what they are measured on. The densities of EfficientNet-Lite0's layers are what the allocator
 of [sweep](sweep.md) makes of the share to keep, on calibration inputs. Its agreement is counted on 200 views, ten of
-each picture, so one view is half a point, and two points more or less say little; the pattern and the rate of the last
-recovery of the rows in 1x4 were chosen among some ten with these views in sight.
+each picture, so one view is half a point, and two points more or less say little; the pattern of the rows in 1x4 and
+the distillation of one of them were chosen among some ten tries with these views in sight.
 
-Blocks of one row cost this network far less than blocks of two. What they cost in speed depends on the target, and
+Blocks of one row cost this network far less than blocks of two: the two rows of blocks differ in that alone, those of
+kernel sparsity in their recovery, too. What they cost in speed depends on the target, and
 `sparsec breakeven --model MODEL --pattern 'block(1x4)' --pattern 'block(2x4)'` tells: in WebAssembly int8 layers gain
 nearly as much from either; on x86 with VNNI the layers of 7x7 positions, which hold most of the weights, gain from
 neither above a density of a third to a half, and the compiler leaves them dense.

@@ -29,8 +29,9 @@ MARK = "<!-- Written by python -m benchmarks.recipes; do not edit below. -->\n"
 _HEAD = f"""{MARK}
 At most {SAMPLES} calibration samples (a few models have fewer), of which the driver keeps the last quarter apart to
 measure fidelity on: the correlation of the first output with that of the original network, and weights and
-multiply-adds as shares of the original's. A recipe *does not apply* where a pass finds nothing to work on, or an
-operator that it cannot train; *too few samples* says nothing about the recipe.
+multiply-adds as shares of the original's. Seconds were taken while the machine had other work. A recipe *does not
+apply* where a pass finds nothing to work on, or an operator that it cannot train; *too few samples* says nothing about
+the recipe.
 
 """
 _COLUMNS = """\
@@ -38,7 +39,7 @@ _COLUMNS = """\
 | --- | --- | ---: | ---: | ---: | ---: |
 """
 LEFT_OUT = {
-    "smollm2": "a run takes up to an hour and 18 GB of memory; its rows are in [accuracy](accuracy.md)",
+    "smollm2": "a run takes up to an hour and a half and 22 GB of memory; its rows are in [accuracy](accuracy.md)",
 }
 """Models that are not run unless asked for, and why."""
 _TOO_LONG = "a run takes, or is expected to take, longer than the three minutes it was given"

@@ -55,6 +55,6 @@ def test_a_partial_table_says_what_is_left_out_and_why():
     assert recipes._gaps(some) == (
         f"The table is partial: it has {len(some)} of {len(pairs)} pairs. Left out:\n\n"
         "- digits, int8, tome: a run takes, or is expected to take, longer than the three minutes it was given.\n"
-        "- smollm2, all recipes: a run takes up to an hour and 18 GB of memory; its rows are in "
+        "- smollm2, all recipes: a run takes up to an hour and a half and 22 GB of memory; its rows are in "
         "[accuracy](accuracy.md).\n"
     )
